@@ -1,0 +1,62 @@
+# make setup   everything that is needed to run and test, on a bare Debian 12, 13 or Ubuntu 24.04
+# make run     setup, then the agent with the stdout and file sinks
+# make test    setup, then every test; as root, because the tests make real faults in this kernel
+# make lint    setup, then every check of style and types
+# make lock    resolve the dependencies anew into requirements*.lock
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+LOCKS := requirements.lock requirements-dev.lock
+
+setup: packages $(STAMP) objects
+
+packages:
+	@tools/install-packages
+
+# The venv stands on the distribution's own Python, because `bcc` comes from the distribution: it is linked in,
+# and nothing else of the distribution's packages is.
+$(STAMP): pyproject.toml $(LOCKS) Makefile
+	rm -f $@
+	test -x $(PYTHON) || /usr/bin/python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes $(addprefix -r ,$(LOCKS))
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	ln -sfnT "$$(/usr/bin/python3 -c 'import bcc, os; print(os.path.dirname(bcc.__file__))')" \
+		"$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/bcc"
+	touch $@
+
+objects:
+	@$(MAKE) --no-print-directory -C ebpf
+	@/usr/bin/env -u PYTHONDONTWRITEBYTECODE $(PYTHON) -m compileall -q tapio
+
+run: setup
+	exec $(VENV)/bin/tapio-agent --sink=stdout --sink=file
+
+test: setup
+	$(PYTHON) -m pytest
+
+lint: setup
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	clang-format --dry-run -Werror ebpf/*.c ebpf/headers/*.h
+
+format: setup
+	$(VENV)/bin/ruff check --fix
+	$(VENV)/bin/ruff format
+	clang-format -i ebpf/*.c ebpf/headers/*.h
+
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra agent -o requirements.lock pyproject.toml
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--group dev -c requirements.lock -o requirements-dev.lock
+
+clean:
+	$(MAKE) -C ebpf clean
+	rm -rf $(VENV)
+
+.PHONY: setup packages objects run test lint format lock clean

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+/*
+ * Container observer: processes that end badly, and processes that the kernel kills for memory.
+ *
+ * One record per *process*: threads that exit, clean exits and ignored exits never leave the kernel.
+ */
+#include "memcg.h"
+#include "ring.h"
+
+/*
+ * What the running kernel passes to its tracepoints; the loader reads it from the kernel's BTF, because
+ * distributions backport the changes and a version number tells nothing (tapio/kernel/features.py).
+ */
+const volatile bool process_exit_passes_group_dead = true; /* 6.16 */
+const volatile bool mark_victim_passes_task = true;	   /* 6.9 */
+
+/* Written by the agent while it runs. */
+struct settings {
+	__u64 ignored_exit_codes[4]; /* a bit for each exit code from 0 to 255 */
+	__u32 main_process_only;     /* 1: a container's first process, and fatal signals */
+	__u32 pad;
+} settings SEC(".data");
+
+DEFINE_COUNTERS(sched_process_exit);
+DEFINE_COUNTERS(mark_victim);
+
+/* clang drops types that no global names. */
+const struct exit_record *anchor_exit_record __attribute__((unused));
+const struct oom_record *anchor_oom_record __attribute__((unused));
+const enum record_kind anchor_record_kind __attribute__((unused));
+const enum limit_evidence anchor_limit_evidence __attribute__((unused));
+
+static __always_inline bool is_ignored(__u32 status, struct task_struct *task)
+{
+	__u32 signal = status & 0x7f;
+	__u32 code = signal ? 128 + signal : (status >> 8) & 0xff;
+	struct task_identity self = {};
+
+	if (settings.ignored_exit_codes[(code >> 6) & 3] & (1ULL << (code & 63)))
+		return true;
+	if (!settings.main_process_only || signal)
+		return false;
+	identify(&self, task);
+	return self.ns_level == 0 || self.ns_pid != 1;
+}
+
+SEC("tp_btf/sched_process_exit")
+int sched_process_exit(__u64 *ctx)
+{
+	struct hook_counters *counters = counters_of(sched_process_exit_counters);
+	struct task_struct *task = (struct task_struct *)ctx[0];
+	struct signal_struct *signal = BPF_CORE_READ(task, signal);
+	struct exit_record *record;
+	struct reservation r;
+	__u32 status;
+
+	counters->hits++;
+	if (process_exit_passes_group_dead) {
+		if (!(ctx[1] & 0xff))
+			return 0;
+	} else if (BPF_CORE_READ(signal, live.counter)) {
+		return 0; /* the last two threads can both see 0 here: the decoder drops the second record */
+	}
+	if (BPF_CORE_READ(task, flags) & PF_KTHREAD)
+		return 0;
+
+	if (BPF_CORE_READ(signal, flags) & SIGNAL_GROUP_EXIT)
+		status = BPF_CORE_READ(signal, group_exit_code);
+	else
+		status = BPF_CORE_READ(task, group_leader, exit_code);
+	if (status == 0 || is_ignored(status, task)) {
+		counters->filtered++;
+		return 0;
+	}
+
+	r = reserve(sizeof(*record), counters);
+	record = r.record;
+	if (!record)
+		return 0;
+	record->kind = RECORD_EXIT;
+	record->status = status;
+	record->boot_ns = bpf_ktime_get_boot_ns();
+	identify(&record->task, task);
+	record->oom_victim = BPF_CORE_READ(signal, oom_mm) != NULL;
+	submit(r, counters);
+	return 0;
+}
+
+static __always_inline __u64 resident_pages(struct mm_struct *mm)
+{
+	__s64 file, anon, shmem;
+
+	if (bpf_core_type_exists(struct mm_rss_stat)) {
+		struct mm_struct___before_6_2 *old = (void *)mm;
+
+		file = BPF_CORE_READ(old, rss_stat.count[0].counter);
+		anon = BPF_CORE_READ(old, rss_stat.count[1].counter);
+		shmem = BPF_CORE_READ(old, rss_stat.count[3].counter);
+	} else {
+		file = BPF_CORE_READ(mm, rss_stat[0].count);
+		anon = BPF_CORE_READ(mm, rss_stat[1].count);
+		shmem = BPF_CORE_READ(mm, rss_stat[3].count);
+	}
+	/* Each is a sum of per-CPU parts and can be slightly below zero. */
+	return (file > 0 ? file : 0) + (anon > 0 ? anon : 0) + (shmem > 0 ? shmem : 0);
+}
+
+SEC("tp_btf/mark_victim")
+int mark_victim(__u64 *ctx)
+{
+	struct hook_counters *counters = counters_of(mark_victim_counters);
+	__u64 current = bpf_get_current_pid_tgid();
+	struct task_struct *victim = NULL;
+	struct oom_record *record;
+	struct reservation r;
+
+	counters->hits++;
+	if (mark_victim_passes_task)
+		victim = (struct task_struct *)ctx[0];
+	else if ((__u32)ctx[0] == (__u32)current)
+		victim = (struct task_struct *)bpf_get_current_task();
+	if (!victim) {
+		/* Only a pid, of somebody else: the victim's exit record will tell (oom_victim). */
+		counters->unreadable++;
+		return 0;
+	}
+
+	r = reserve(sizeof(*record), counters);
+	record = r.record;
+	if (!record)
+		return 0;
+	record->kind = RECORD_OOM;
+	record->boot_ns = bpf_ktime_get_boot_ns();
+	record->status = BPF_CORE_READ(victim, signal, group_exit_code);
+	identify(&record->victim, victim);
+	record->tid = BPF_CORE_READ(victim, pid);
+	record->rss_pages = resident_pages(BPF_CORE_READ(victim, mm));
+	record->oom_score_adj = BPF_CORE_READ(victim, signal, oom_score_adj);
+	record->kills = kills_seen(victim);
+	find_limit(record, victim);
+	record->group_cgroup_id = dying_group(record, victim);
+	record->trigger_pid = current >> 32;
+	bpf_get_current_comm(&record->trigger_comm, sizeof(record->trigger_comm));
+	submit(r, counters);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * The ring buffer and the counters, the same for every observer.
+ *
+ * A record is reserved, zeroed, filled and submitted without a wake-up: the agent drains on a timer. Only the
+ * record that crosses a quarter of the ring wakes it. The backlog is read before the reservation and after it,
+ * so that with several CPUs at work somebody always sees the crossing (two may: a spare wake-up is harmless).
+ */
+#ifndef TAPIO_RING_H
+#define TAPIO_RING_H
+
+#include "events.h"
+
+#include <bpf/bpf_helpers.h>
+
+#if defined(__TARGET_ARCH_x86)
+#define TARGET_ARCH "x86_64"
+#elif defined(__TARGET_ARCH_arm64)
+#define TARGET_ARCH "aarch64"
+#else
+#error "compile with -D__TARGET_ARCH_x86 or -D__TARGET_ARCH_arm64"
+#endif
+
+/* Read by the loader, in the words of uname -m. */
+const volatile char target_arch[8] = TARGET_ARCH;
+
+/* Set by the loader from the size of the ring. */
+const volatile __u32 ring_quarter_bytes = 1 << 16;
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 18); /* bytes; the loader sets it from the configuration */
+} events SEC(".maps");
+
+#define DEFINE_COUNTERS(hook) struct hook_counters hook##_counters[MAX_CPUS] SEC(".bss")
+
+static __always_inline struct hook_counters *counters_of(struct hook_counters *rows)
+{
+	return &rows[bpf_get_smp_processor_id() & (MAX_CPUS - 1)];
+}
+
+struct reservation {
+	void *record;
+	__u64 backlog_before;
+};
+
+static __always_inline struct reservation reserve(__u64 size, struct hook_counters *counters)
+{
+	struct reservation r = {};
+
+	r.backlog_before = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+	r.record = bpf_ringbuf_reserve(&events, size, 0);
+	if (r.record)
+		__builtin_memset(r.record, 0, size);
+	else
+		counters->lost++;
+	return r;
+}
+
+static __always_inline void submit(struct reservation r, struct hook_counters *counters)
+{
+	__u64 backlog = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+	bool crossing = r.backlog_before < ring_quarter_bytes && backlog >= ring_quarter_bytes;
+
+	bpf_ringbuf_submit(r.record, crossing ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+	counters->submitted++;
+}
+
+#endif

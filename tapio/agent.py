@@ -1,0 +1,247 @@
+"""The agent: wiring, lifecycle, signals. The one module that knows all stages.
+
+Order matters. As root: lock the data directory, load and attach. Then drop every privilege. Only then the first
+thread and the first network socket.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from pathlib import Path
+from types import FrameType
+
+from tapio import prometheus
+from tapio.anomalies import Anomaly
+from tapio.clock import WallClock, boot_ns, rfc3339_ms
+from tapio.config import Config
+from tapio.errors import KernelError, TapioError, UsageError
+from tapio.heartbeat import HeartbeatWriter
+from tapio.ids import IdSource
+from tapio.kernel import attach, privileges
+from tapio.occurrence import PROTOCOL_VERSION, Context, Error, Occurrence
+from tapio.sinks.base import MultiSink, Sink
+from tapio.sinks.file import FileSink
+from tapio.sinks.stdout import StdoutSink
+from tapio.source import Source
+from tapio.store import Store, lock_directory, open_directory
+from tapio.telemetry import ObserverTelemetry, Telemetry
+from tapio.web import PLAIN, Answer, WebServer
+
+log = logging.getLogger(__name__)
+
+_STOP_WITHIN_S = 1.5
+_MAX_RECORDS_A_TURN = 4096
+_CODECS = ("ascii", "idna", "latin-1", "utf-8")
+
+
+class Agent:
+    """One run of the agent, from start to stop."""
+
+    def __init__(self, config: Config, reload: Callable[[], Config], config_path: Path | None, node: str) -> None:
+        """`reload` reads the configuration anew for SIGHUP; `node` is the Kubernetes node's name or ''."""
+        self._config = config
+        self._reload = reload
+        self._config_path = config_path
+        self._context = Context(node=node) if node else None
+        self._clock = WallClock()
+        self._ids = IdSource()
+        self._stopping = False
+        self._reloading = False
+        self._wake, self._wake_end = socket.socketpair()
+        self._sources: list[Source] = []
+
+    def run(self) -> None:
+        """Observe until SIGTERM or SIGINT. TapioError when the start fails; nothing stays attached then."""
+        self._catch_signals()
+        config = self._config
+        uid, gid = privileges.find_user(config.user)
+        path = Path(config.data_dir)
+        directory = open_directory(path, uid, gid)
+        lock = lock_directory(directory, path, uid, gid)
+        store = Store(directory)
+        failed = self._attach()
+        for name in _CODECS:  # after the drop the interpreter's files may be out of reach
+            codecs.lookup(name)
+        privileges.drop(uid, gid)
+        self._check_config_is_readable(uid)
+
+        with contextlib.ExitStack() as cleanup:
+            sinks = MultiSink(self._make_sinks(store, cleanup))
+            observers = [source.telemetry for source in self._sources]
+            observers += [ObserverTelemetry(name, reason) for name, reason in failed.items()]
+            telemetry = Telemetry(observers, sinks.sinks)
+            self._serve(telemetry, cleanup)
+            heartbeat = HeartbeatWriter(store, telemetry)
+            log.info("observing %s", ", ".join(source.telemetry.name for source in self._sources))
+            self._loop(telemetry, sinks)
+            deadline = time.monotonic() + _STOP_WITHIN_S
+            self._stop(telemetry, sinks, deadline)
+            heartbeat.close(deadline)
+        os.close(lock)
+
+    def _catch_signals(self) -> None:
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            self._stopping = True
+
+        def reload(_number: int, _frame: FrameType | None) -> None:
+            self._reloading = True
+
+        self._wake.setblocking(False)
+        self._wake_end.setblocking(False)
+        signal.set_wakeup_fd(self._wake_end.fileno(), warn_on_full_buffer=False)
+        for number, handler in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, reload)):
+            signal.signal(number, handler)
+
+    def _attach(self) -> dict[str, str]:
+        """Attach every observer; returns the reasons of those that are off."""
+        folder = self._config.find_ebpf_dir()
+        objects: dict[str, Path] = {name: folder / f"{name}_monitor.o" for name in self._config.observers}
+        outcome = attach.attach(objects, self._config.kernel.ring_kib * 1024)
+        for name, reason in outcome.failed.items():
+            log.warning("observer %s is off: %s", name, reason)
+        if not outcome.attached:
+            raise KernelError("; ".join(dict.fromkeys(outcome.failed.values())))
+        for attachment in outcome.attached:
+            for hook in attachment.hooks:
+                if hook.reason:
+                    log.warning("observer %s is not complete: %s", attachment.observer, hook.reason)
+            self._sources.append(Source(attachment, self._config))
+        return outcome.failed
+
+    def _check_config_is_readable(self, uid: int) -> None:
+        if self._config_path is not None and not os.access(self._config_path, os.R_OK):
+            raise UsageError(
+                f"reading {self._config_path} as uid {uid}: permission denied: the agent reads it again on SIGHUP, "
+                "so make it and its folders readable for that user"
+            )
+
+    def _make_sinks(self, store: Store, cleanup: contextlib.ExitStack) -> Sequence[Sink]:
+        make: dict[str, Callable[[], Sink]] = {
+            "stdout": StdoutSink,
+            "file": lambda: FileSink(store, self._config.file),
+        }
+        sinks = []
+        for name in dict.fromkeys(self._config.sinks):
+            sink = make[name]()
+            cleanup.callback(sink.close)
+            sinks.append(sink)
+        return sinks
+
+    def _serve(self, telemetry: Telemetry, cleanup: contextlib.ExitStack) -> None:
+        endpoint = self._config.metrics_endpoint()
+        if endpoint is None:
+            return
+
+        def ready() -> Answer:
+            trouble = telemetry.trouble()
+            status = HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK
+            return status, PLAIN, (trouble or "ready").encode() + b"\n"
+
+        def healthy() -> Answer:
+            stalled = telemetry.is_stalled()
+            status = HTTPStatus.SERVICE_UNAVAILABLE if stalled else HTTPStatus.OK
+            return status, PLAIN, b"the loop is stuck\n" if stalled else b"alive\n"
+
+        def metrics() -> Answer:
+            return HTTPStatus.OK, prometheus.CONTENT_TYPE, prometheus.exposition(telemetry)
+
+        server = WebServer(*endpoint, {"/metrics": metrics, "/healthz": healthy, "/readyz": ready})
+        cleanup.callback(server.close)
+
+    def _loop(self, telemetry: Telemetry, sinks: MultiSink) -> None:
+        """Drain the rings on a timer, and at once when one is a quarter full."""
+        interval_s = self._config.kernel.drain_interval_ms / 1000
+        with select.epoll() as poll:
+            poll.register(self._wake.fileno(), select.EPOLLIN)
+            for source in self._sources:
+                # Edge-triggered: level-triggered the ring would be ready as soon as it holds one record.
+                poll.register(source.ring_descriptor, select.EPOLLIN | select.EPOLLET)
+            timeout_s = 0.0
+            while not self._stopping:
+                poll.poll(timeout_s)
+                with contextlib.suppress(BlockingIOError):
+                    self._wake.recv(4096)
+                if self._reloading:
+                    self._reloading = False
+                    self._reload_thresholds(sinks)
+                busy = self._drain(sinks, telemetry)
+                timeout_s = 0.0 if busy else interval_s
+
+    def _drain(self, sinks: MultiSink, telemetry: Telemetry) -> bool:
+        """One turn over all rings; whether one of them holds more than a turn may take."""
+        self._clock.sync()
+        busy = False
+        for source in self._sources:
+            records = source.ring.read(_MAX_RECORDS_A_TURN)
+            busy = busy or len(records) == _MAX_RECORDS_A_TURN
+            source.telemetry.events += len(records)
+            anomalies = source.observer.decode(records) if records else []
+            self._emit(anomalies + source.observer.due(boot_ns()), source, sinks, telemetry)
+        telemetry.drained_at = time.monotonic()
+        return busy
+
+    def _emit(self, anomalies: list[Anomaly], source: Source, sinks: MultiSink, telemetry: Telemetry) -> None:
+        for anomaly in anomalies:
+            counted = int(anomaly.data.get("count", 1))
+            source.telemetry.anomalies[anomaly.type.name] += counted
+            if anomaly.data.get("attribution") == "none":
+                source.telemetry.unattributed += counted
+            try:
+                occurrence = self._occurrence(anomaly)
+            except (ValueError, OverflowError) as error:
+                source.telemetry.invalid += counted
+                log.warning("describing a %s: %s: please report it", anomaly.type.name, error)
+                continue
+            telemetry.count_occurrence(occurrence)
+            sinks.send(occurrence)
+
+    def _occurrence(self, anomaly: Anomaly) -> Occurrence:
+        unix_ns = self._clock.unix_ns(anomaly.boot_ns)
+        return Occurrence(
+            id=self._ids.next(),
+            timestamp=rfc3339_ms(unix_ns),
+            source="tapio",
+            type=anomaly.type.name,
+            protocol_version=PROTOCOL_VERSION,
+            severity=anomaly.severity,
+            outcome=anomaly.type.outcome,
+            error=Error(code=anomaly.type.code, message=anomaly.message),
+            context=self._context,
+            data={"count": 1, **anomaly.data, "timestamp_ns": unix_ns},
+        )
+
+    def _reload_thresholds(self, sinks: MultiSink) -> None:
+        """Take over what may change; a bad file keeps what is in force."""
+        try:
+            config = self._reload()
+        except TapioError as error:
+            log.error("%s; the thresholds in force stay", error)
+            return
+        for source in self._sources:
+            source.configure(config)
+        for sink in sinks.sinks:
+            if isinstance(sink, FileSink):
+                sink.config = config.file
+        restart = [key for key in ("sinks", "observers", "data_dir", "ebpf_dir", "metrics_address", "user", "kernel")
+                   if getattr(config, key) != getattr(self._config, key)]  # fmt: skip
+        log.info("configuration reloaded%s", f"; needs a restart: {', '.join(restart)}" if restart else "")
+
+    def _stop(self, telemetry: Telemetry, sinks: MultiSink, deadline: float) -> None:
+        """Detach first, so that the rings come to an end; then read them out and flush."""
+        for source in self._sources:
+            source.attachment.detach()
+        while self._drain(sinks, telemetry) and time.monotonic() < deadline:
+            pass
+        for source in self._sources:
+            self._emit(source.observer.due(None), source, sinks, telemetry)
+        if not sinks.flush(deadline):
+            log.warning("stopping: %d occurrences could not be flushed", sum(sink.backlog for sink in sinks.sinks))

@@ -1,0 +1,126 @@
+"""`tapio-agent`: flags, `--check`, and turning every error into one line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from tapio import __version__
+from tapio import config as configuration
+from tapio.config import Config, ObserverName, SinkName
+from tapio.errors import TapioError, UsageError
+from tapio.kernel import attach, privileges
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}: see {self.prog} --help")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="tapio-agent",
+        description="Watch this node's kernel and report what it kills, refuses, resets, stalls or fails.",
+        epilog="Needs root, or CAP_BPF and CAP_PERFMON to attach and CAP_SETUID, CAP_SETGID, CAP_SETPCAP and "
+        "CAP_CHOWN to give all rights up afterwards.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"default: {configuration.DEFAULT_PATH} if it is there"
+    )
+    sinks, observers = ", ".join(get_args(SinkName)), ", ".join(get_args(ObserverName))
+    parser.add_argument("--sink", action="append", metavar="NAME", help=f"repeatable: {sinks} (default: stdout)")
+    parser.add_argument("--observer", action="append", metavar="NAME", help=f"repeatable: {observers} (default: all)")
+    parser.add_argument("--data-dir", metavar="DIR", help="also TAPIO_DATA_DIR (default: .tapio/occurrences)")
+    parser.add_argument("--ebpf-dir", metavar="DIR", help="default: /opt/tapio/ebpf, or ebpf/build of the checkout")
+    parser.add_argument("--metrics-address", metavar="HOST:PORT", help="default: 127.0.0.1:9464; '' for none")
+    parser.add_argument(
+        "--check", action="store_true", help="load and attach, print what works on this kernel, and exit"
+    )
+    parser.add_argument("--version", action="version", version=f"tapio-agent {__version__}")
+    return parser
+
+
+def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The flags that were given, by their keys in the configuration."""
+    for flag, names, known in (
+        ("--sink", arguments.sink, get_args(SinkName)),
+        ("--observer", arguments.observer, get_args(ObserverName)),
+    ):
+        for name in names or ():
+            if name not in known:
+                raise UsageError(f"{flag} {name}: there is no such {flag[2:]}: choose from {', '.join(known)}")
+    values = {
+        "sinks": arguments.sink,
+        "observers": arguments.observer,
+        "data_dir": arguments.data_dir,
+        "ebpf_dir": arguments.ebpf_dir,
+        "metrics_address": arguments.metrics_address,
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def check(config: Config, *, named: bool) -> int:
+    """Print what works here: 0 when every observer works, or any if none was named."""
+    folder = config.find_ebpf_dir()
+    outcome = attach.attach(
+        {name: folder / f"{name}_monitor.o" for name in config.observers}, config.kernel.ring_kib * 1024
+    )
+    rows = [("OBSERVER", "HOOK", "STATE", "REASON")]
+    working = set(config.observers) - set(outcome.failed)
+    for attachment in outcome.attached:
+        rows += [(attachment.observer, h.name, "off" if h.reason else "attached", h.reason) for h in attachment.hooks]
+        working -= {attachment.observer for hook in attachment.hooks if hook.reason}
+        attachment.close()
+    rows += [(name, "-", "off", reason) for name, reason in outcome.failed.items()]
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
+    return 0 if (len(working) == len(config.observers) if named else working) else 1
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The agent, or `--check`; the exit code."""
+    flags, path = _flags(arguments), arguments.config
+
+    def load() -> Config:
+        return configuration.load(path, flags, os.environ)
+
+    config = load()
+    privileges.check(will_drop=not arguments.check)
+    if arguments.check:
+        return check(config, named=arguments.observer is not None)
+    from tapio.agent import Agent  # after the quick answers: it imports everything
+
+    in_force = path or (configuration.DEFAULT_PATH if configuration.DEFAULT_PATH.exists() else None)
+    Agent(config, load, in_force, os.environ.get("NODE_NAME", "")).run()
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; 0 good, 1 failure, 2 usage."""
+    logging.basicConfig(format="tapio-agent: %(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr)
+    try:
+        return run(_parser().parse_args(argv))
+    except TapioError as error:
+        print(f"tapio-agent: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # the last boundary: a defect must not end in a traceback
+        if os.environ.get("TAPIO_DEBUG"):
+            raise
+        kind = type(error).__name__
+        print(f"tapio-agent: internal error: {kind}: {error}: please report it with TAPIO_DEBUG=1", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""The catalogue of anomaly types: what an SRE can be told, how severe it is, and under which code.
+
+The names are the contract of the FALSE Protocol occurrences; observers make `Anomaly` values of these kinds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+Severity = Literal["debug", "info", "warning", "error", "critical"]
+Outcome = Literal["success", "failure", "timeout", "in_progress", "unknown"]
+
+
+class AnomalyType(msgspec.Struct, frozen=True):
+    """One row of the catalogue. `severity` is what most anomalies of the type have; an anomaly can say otherwise."""
+
+    name: str
+    code: str
+    severity: Severity
+    outcome: Outcome
+
+    @property
+    def observer(self) -> str:
+        """The observer that finds it: the middle of `kernel.<observer>.<what>`."""
+        return self.name.split(".")[1]
+
+
+_ROWS: tuple[tuple[str, Severity, Outcome], ...] = (
+    ("kernel.network.connection_refused", "warning", "failure"),
+    ("kernel.network.connection_timeout", "error", "timeout"),
+    ("kernel.network.retransmit_spike", "warning", "in_progress"),
+    ("kernel.network.rtt_degradation", "warning", "in_progress"),
+    ("kernel.network.rst_storm", "warning", "failure"),
+    ("kernel.container.oom_kill", "critical", "failure"),
+    ("kernel.container.abnormal_exit", "warning", "failure"),
+    ("kernel.storage.io_error", "critical", "failure"),
+    ("kernel.storage.latency_spike", "warning", "in_progress"),
+    ("kernel.node.cpu_stall", "critical", "in_progress"),
+    ("kernel.node.memory_pressure", "warning", "in_progress"),
+    ("kernel.node.ipc_degradation", "warning", "in_progress"),
+)
+
+CATALOGUE = {
+    name: AnomalyType(name, name.split(".")[2].upper(), severity, outcome) for name, severity, outcome in _ROWS
+}
+
+OOM_KILL = CATALOGUE["kernel.container.oom_kill"]
+ABNORMAL_EXIT = CATALOGUE["kernel.container.abnormal_exit"]
+
+
+class Anomaly(msgspec.Struct, frozen=True):
+    """Something that went wrong, as an observer saw it.
+
+    `boot_ns` is the time of the event on the boot clock. `data` holds facts only: what is not known is left out.
+    """
+
+    type: AnomalyType
+    boot_ns: int
+    message: str
+    data: dict[str, Any]
+    severity: Severity

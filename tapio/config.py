@@ -1,0 +1,133 @@
+"""Configuration: the TOML file, environment variables and flags become one frozen `Config`.
+
+`tapio.toml` in this package documents every key with its default; a test keeps both in step.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from tapio.errors import UsageError, describe_os_error
+
+DEFAULT_PATH = Path("/etc/tapio/tapio.toml")
+INSTALLED_EBPF_DIR = Path("/opt/tapio/ebpf")
+CHECKOUT_EBPF_DIR = Path(__file__).resolve().parent.parent / "ebpf" / "build"
+
+ObserverName = Literal["container"]
+SinkName = Literal["stdout", "file"]
+_ExitCode = Annotated[int, msgspec.Meta(ge=0, le=255)]
+_MAX = 1 << 40
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Common rules of every section."""
+
+
+class KernelConfig(_Section, frozen=True):
+    """How the kernel's events are read."""
+
+    drain_interval_ms: Annotated[int, msgspec.Meta(ge=10, le=1000)] = 50
+    ring_kib: Literal[64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536] = 512
+
+
+class ContainerConfig(_Section, frozen=True):
+    """What the container observer reports."""
+
+    exit_scope: Literal["all", "main"] = "all"
+    ignore_exit_codes: tuple[_ExitCode, ...] = ()
+    ignore_comm: tuple[str, ...] = ()
+
+
+class FileConfig(_Section, frozen=True):
+    """How long occurrence files are kept."""
+
+    max_files: Annotated[int, msgspec.Meta(ge=1, le=_MAX)] = 10_000
+    max_mib: Annotated[int, msgspec.Meta(ge=1, le=_MAX)] = 64
+    max_age_days: Annotated[float, msgspec.Meta(gt=0, le=36500)] = 7
+
+
+class Config(_Section, frozen=True):
+    """Everything that can be set."""
+
+    sinks: tuple[SinkName, ...] = ("stdout",)
+    observers: tuple[ObserverName, ...] = ("container",)
+    data_dir: Annotated[str, msgspec.Meta(min_length=1)] = ".tapio/occurrences"
+    ebpf_dir: str = ""
+    metrics_address: str = "127.0.0.1:9464"
+    user: Annotated[str, msgspec.Meta(min_length=1)] = "nobody"
+    kernel: KernelConfig = KernelConfig()
+    container: ContainerConfig = ContainerConfig()
+    file: FileConfig = FileConfig()
+
+    def find_ebpf_dir(self) -> Path:
+        """The folder with the BPF objects: the configured one, an installed one, or the checkout's."""
+        if self.ebpf_dir:
+            return Path(self.ebpf_dir)
+        return INSTALLED_EBPF_DIR if INSTALLED_EBPF_DIR.is_dir() else CHECKOUT_EBPF_DIR
+
+    def metrics_endpoint(self) -> tuple[str, int] | None:
+        """Host and port of /metrics, None when it is off; UsageError when the address makes no sense."""
+        if not self.metrics_address:
+            return None
+        host, colon, port = self.metrics_address.rpartition(":")
+        if not colon or not port.isdecimal() or int(port) > 65535:
+            raise UsageError(f"reading metrics_address {self.metrics_address!r}: expected HOST:PORT, as 127.0.0.1:9464")
+        return host.strip("[]"), int(port)
+
+
+def load(
+    path: Path | None, flags: Mapping[str, Any], environment: Mapping[str, str], *, default_path: Path = DEFAULT_PATH
+) -> Config:
+    """The configuration in force. `path` is the file that was asked for; None: the default one if it is there.
+
+    `flags` holds top-level keys that were given on the command line. UsageError names the file, or the flag's
+    key, and the path of what is wrong.
+    """
+    values: dict[str, Any] = {}
+    if path is None and default_path.exists():
+        path = default_path
+    if path is not None:
+        values = _read(path)
+    checked = _convert(values, str(path))
+    layered = {**values, **_from_environment(environment), **flags}
+    config = _convert(layered, "the command line") if layered != values else checked
+    config.metrics_endpoint()
+    return config
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    return {"data_dir": environment["TAPIO_DATA_DIR"]} if environment.get("TAPIO_DATA_DIR") else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"reading {path}: {describe_os_error(error)}: check the path and its permissions") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"reading {path}: not valid TOML: {error}") from error
+
+
+def _convert(values: dict[str, Any], source: str) -> Config:
+    try:
+        return msgspec.convert(values, Config)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"reading {source}: {_explain(str(error))}") from error
+
+
+def _explain(message: str) -> str:
+    """Msgspec's 'Expected `int`, got `str` - at `$.file.max_mib`' as 'file.max_mib: expected int, got str'."""
+    text, _, where = message.partition(" - at ")
+    place = where.strip("`").removeprefix("$").removeprefix(".")
+    unknown = re.search(r"unknown field `(.*)`", text)
+    if unknown:
+        path = f"{place}.{unknown[1]}" if place else unknown[1]
+        return f"{path}: there is no such key"
+    text = text.replace("`", "")
+    return f"{place}: {text[:1].lower()}{text[1:]}" if place else text

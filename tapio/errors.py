@@ -1,0 +1,59 @@
+"""The one tree of errors that Tapio raises on purpose.
+
+    TapioError                a line for the user; exit code 1
+    ├── UsageError            a flag, an environment variable or the configuration is wrong; exit code 2
+    ├── PrivilegeError        not root, a capability is missing, or privileges could not be dropped
+    ├── KernelError           the kernel cannot do what was asked, or refused it
+    │   ├── ObjectError       a BPF object is missing, damaged, foreign or does not fit the decoders
+    │   └── LoaderError       the loader child failed in a way that has no better name
+    ├── StoreError            the data directory cannot be used
+    └── OccurrenceError       a document is not a valid occurrence
+
+Each message is one line: what was tried, what failed, what to do.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class TapioError(Exception):
+    """Base of all: its text is the one line that the user sees."""
+
+    exit_code = 1
+
+
+class UsageError(TapioError):
+    """The user asked for something that does not exist or contradicts itself."""
+
+    exit_code = 2
+
+
+class PrivilegeError(TapioError):
+    """Rights are missing, or could not be given up."""
+
+
+class KernelError(TapioError):
+    """The kernel cannot do it, or refused."""
+
+
+class ObjectError(KernelError):
+    """A BPF object cannot be used."""
+
+
+class LoaderError(KernelError):
+    """The loader child ended without an answer."""
+
+
+class StoreError(TapioError):
+    """The data directory cannot be used."""
+
+
+class OccurrenceError(TapioError):
+    """Bytes that are not a valid occurrence."""
+
+
+def describe_os_error(error: OSError) -> str:
+    """The kernel's words for `error` without Python's decoration: 'no space left on device'."""
+    text = os.strerror(error.errno) if error.errno else str(error)
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,131 @@
+"""The heartbeat `.agent.json`: once a second the agent writes what it is doing, for `tapio status` and `health`.
+
+A reader tells *quiet* from *blind* by it: `updated_at` is recent and every hook attached, or not.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from typing import Literal
+
+import msgspec
+
+from tapio import __version__
+from tapio.clock import rfc3339_ms
+from tapio.errors import describe_os_error
+from tapio.store import HEARTBEAT, Store
+from tapio.telemetry import Hook, Telemetry
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+_INTERVAL_S = 1.0
+
+
+class ObserverState(msgspec.Struct, frozen=True):
+    """One observer: `up` when all its hooks are attached, else `reason` says why not. Counts since start."""
+
+    up: bool
+    reason: str
+    hooks: list[Hook]
+    events: int
+    events_per_s: float
+    anomalies: dict[str, int]
+    lost: int
+    unattributed: int
+    suppressed: dict[str, int]
+
+
+class SinkState(msgspec.Struct, frozen=True):
+    """One sink: what became of the occurrences, how many wait, and its latest failure."""
+
+    accepted: int
+    rejected: int
+    dropped: int
+    queue: int
+    last_error: str
+
+
+class Heartbeat(msgspec.Struct, frozen=True):
+    """The document. A reader refuses another `schema_version`."""
+
+    schema_version: int
+    agent_version: str
+    pid: int
+    state: Literal["running", "stopped"]
+    started_at: str
+    updated_at: str
+    trouble: str  # why the agent is not ready; "" when it is
+    observers: dict[str, ObserverState]
+    sinks: dict[str, SinkState]
+
+
+class HeartbeatWriter:
+    """Writes the heartbeat from a thread of its own: a frozen disk must not stop the ring loop."""
+
+    def __init__(self, store: Store, telemetry: Telemetry) -> None:
+        self._store = store
+        self._telemetry = telemetry
+        self._started_at = rfc3339_ms(time.time_ns())
+        self._last: dict[str, tuple[float, int]] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def close(self, deadline: float) -> None:
+        """Write a last heartbeat that says `stopped`, if the disk lets it until `deadline` (monotonic)."""
+        self._stop.set()
+        self._thread.join(timeout=max(0.0, deadline - time.monotonic()))
+
+    def _run(self) -> None:
+        while not self._stop.wait(_INTERVAL_S):
+            self._write("running")
+        self._write("stopped")
+
+    def _write(self, state: Literal["running", "stopped"]) -> None:
+        try:
+            self._store.write(HEARTBEAT, msgspec.json.encode(self.snapshot(state)))
+        except OSError as error:
+            message = f"writing the heartbeat: {describe_os_error(error)}: free space or check the data directory"
+            if message != self._telemetry.heartbeat_error:
+                log.warning(message)
+            self._telemetry.heartbeat_error = message
+        else:
+            self._telemetry.heartbeat_error = ""
+
+    def snapshot(self, state: Literal["running", "stopped"]) -> Heartbeat:
+        """The heartbeat as of now."""
+        return Heartbeat(
+            schema_version=SCHEMA_VERSION,
+            agent_version=__version__,
+            pid=os.getpid(),
+            state=state,
+            started_at=self._started_at,
+            updated_at=rfc3339_ms(time.time_ns()),
+            trouble=self._telemetry.trouble(),
+            observers={name: self._observer(name) for name in self._telemetry.observers},
+            sinks={
+                sink.name: SinkState(**sink.results, queue=sink.backlog, last_error=sink.last_error)
+                for sink in self._telemetry.sinks
+            },
+        )
+
+    def _observer(self, name: str) -> ObserverState:
+        observer = self._telemetry.observers[name]
+        hooks, now = observer.read_hooks(), time.monotonic()
+        then, events = self._last.get(name, (now, observer.events))
+        self._last[name] = now, observer.events
+        return ObserverState(
+            up=observer.is_up(hooks),
+            reason=observer.reason,
+            hooks=hooks,
+            events=observer.events,
+            events_per_s=round((observer.events - events) / (now - then), 1) if now > then else 0.0,
+            anomalies=dict(observer.anomalies),
+            lost=sum(hook.lost for hook in hooks),
+            unattributed=observer.unattributed,
+            suppressed=dict(observer.suppressed),
+        )

@@ -1,0 +1,1 @@
+"""All that touches the kernel: loading and attaching, mapped memory, privileges."""

@@ -1,0 +1,119 @@
+"""The part of libbpf that the loader child uses, through the distribution's `bcc` (its `bcc.lib` exports libbpf).
+
+Only the loader child imports this module: it brings LLVM's memory with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Callable
+from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_void_p
+from typing import Any
+
+from tapio.errors import KernelError
+
+_PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
+_MAP_TYPE_RINGBUF = 27
+
+_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "bpf_object__open_file": (c_void_p, [c_char_p, c_void_p]),
+    "bpf_object__load": (c_int, [c_void_p]),
+    "bpf_object__close": (None, [c_void_p]),
+    "bpf_object__btf": (c_void_p, [c_void_p]),
+    "bpf_object__next_map": (c_void_p, [c_void_p, c_void_p]),
+    "bpf_object__next_program": (c_void_p, [c_void_p, c_void_p]),
+    "bpf_map__name": (c_char_p, [c_void_p]),
+    "bpf_map__fd": (c_int, [c_void_p]),
+    "bpf_map__max_entries": (c_uint32, [c_void_p]),
+    "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint32]),
+    "bpf_map__initial_value": (c_void_p, [c_void_p, ctypes.POINTER(c_size_t)]),
+    "bpf_program__name": (c_char_p, [c_void_p]),
+    "bpf_program__fd": (c_int, [c_void_p]),
+    "bpf_program__attach": (c_void_p, [c_void_p]),
+    "bpf_link__fd": (c_int, [c_void_p]),
+    "btf__load_vmlinux_btf": (c_void_p, []),
+    "btf__type_cnt": (c_uint32, [c_void_p]),
+    "btf__type_by_id": (c_void_p, [c_void_p, c_uint32]),
+    "btf__name_by_offset": (c_char_p, [c_void_p, c_uint32]),
+    "btf__find_by_name_kind": (c_int, [c_void_p, c_char_p, c_uint32]),
+    "libbpf_probe_bpf_map_type": (c_int, [c_int, c_void_p]),
+    "libbpf_num_possible_cpus": (c_int, []),
+    "libbpf_set_print": (c_void_p, [_PRINT]),
+}
+
+
+class Libbpf:
+    """libbpf's functions with their types, its error convention turned into KernelError, its log kept."""
+
+    def __init__(self, library: Any) -> None:
+        """`library` is `bcc.lib`, a ctypes library opened with use_errno."""
+        self._log: list[str] = []
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+        self._library = library
+        vsnprintf = ctypes.CDLL(None).vsnprintf
+        vsnprintf.argtypes = [c_char_p, c_size_t, c_char_p, c_void_p]
+
+        def keep(level: int, template: bytes, arguments: int) -> int:
+            if level <= 1:  # LIBBPF_WARN, LIBBPF_INFO
+                line = ctypes.create_string_buffer(65536)
+                vsnprintf(line, len(line), template, arguments)
+                self._log += line.value.decode(errors="replace").splitlines()
+            return 0
+
+        self._keep = _PRINT(keep)  # libbpf holds no reference
+        library.libbpf_set_print(self._keep)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in _SIGNATURES:
+            raise AttributeError(name)
+        function: Callable[..., Any] = getattr(self._library, name)
+        return function
+
+    def pointer(self, name: str, *arguments: Any, doing: str) -> int:
+        """Call a function that returns a pointer; NULL raises KernelError with errno's text and libbpf's last words."""
+        self._log.clear()
+        ctypes.set_errno(0)
+        result = getattr(self, name)(*arguments)
+        if not result:
+            raise self._error(doing, ctypes.get_errno())
+        return int(result)
+
+    def number(self, name: str, *arguments: Any, doing: str) -> int:
+        """Call a function that returns a negative errno on failure, which raises KernelError."""
+        self._log.clear()
+        result = int(getattr(self, name)(*arguments))
+        if result < 0:
+            raise self._error(doing, -result)
+        return result
+
+    def has_ring_buffer(self) -> bool:
+        """Whether this kernel knows the ring buffer map (5.8)."""
+        return bool(self.libbpf_probe_bpf_map_type(_MAP_TYPE_RINGBUF, None) == 1)
+
+    def each(self, iterator: str, handle: int) -> list[int]:
+        """All maps or programs of an object: `iterator` is 'bpf_object__next_map' or 'bpf_object__next_program'."""
+        found: list[int] = []
+        item = getattr(self, iterator)(handle, None)
+        while item:
+            found.append(item)
+            item = getattr(self, iterator)(handle, item)
+        return found
+
+    def _error(self, doing: str, code: int) -> KernelError:
+        words = [line.removeprefix("libbpf: ").strip() for line in self._log]
+        # libbpf ends a verifier log with a summary; the line before it is the verifier's verdict.
+        telling = [line for line in words if line and not line.startswith(("processed ", "-- ", "verification time"))]
+        hint = {
+            errno.EPERM: "run as root or grant CAP_BPF and CAP_PERFMON, and see whether the kernel is locked down",
+            errno.EACCES: "this kernel's tracepoint differs from what the program expects: please report it",
+            errno.ENOMEM: "raise the locked-memory limit (ulimit -l) or give the node more memory",
+        }.get(code, "")
+        text = os.strerror(code) if code < 4000 else "not a usable BPF object"
+        parts = [f"{doing}: {text[:1].lower()}{text[1:]}"]
+        if telling:
+            parts.append(f"({telling[-1][:200]})")
+        return KernelError(" ".join(parts) + (f": {hint}" if hint else ""))

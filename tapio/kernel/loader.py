@@ -1,0 +1,188 @@
+"""The loader child: opens, checks, loads and attaches the BPF objects, hands their descriptors over, and exits.
+
+It is the only process that imports `bcc`. The agent keeps the descriptors, and with them everything attached.
+
+    python -I -m tapio.kernel.loader FD JSON        (FD: one end of a socketpair, JSON: a `Request`)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import socket
+import sys
+from pathlib import Path
+
+import msgspec
+
+from tapio.errors import KernelError, ObjectError, TapioError
+from tapio.kernel import channel, features
+from tapio.kernel.btf import Btf
+from tapio.kernel.channel import Done, Failed, Hook, Loaded, Request
+from tapio.kernel.layout import Variable
+from tapio.kernel.libbpf import Libbpf
+
+VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
+_RING = "events"
+_MAX_CPUS = 1024  # MAX_CPUS of ebpf/headers/events.h
+_EM_BPF = 247
+
+
+def check_object(path: Path) -> None:
+    """ObjectError unless `path` is a complete little-endian ELF file for BPF."""
+    doing = f"opening {path}"
+    try:
+        head = path.read_bytes()[:64]
+    except OSError as error:
+        raise ObjectError(f"{doing}: {error.strerror}: build it with 'make setup' or set --ebpf-dir") from error
+    if len(head) < 64 or head[:4] != b"\x7fELF":
+        raise ObjectError(f"{doing}: not an ELF file: rebuild it with 'make setup'")
+    machine = int.from_bytes(head[18:20], "little")
+    if head[4:6] != b"\x02\x01" or machine != _EM_BPF:
+        raise ObjectError(f"{doing}: built for another architecture, not for little-endian BPF: rebuild it here")
+
+
+class LoadedObject:
+    """One object on its way from the file to attached programs."""
+
+    def __init__(self, libbpf: Libbpf, observer: str, path: Path) -> None:
+        check_object(path)
+        self._libbpf = libbpf
+        self._observer = observer
+        self._path = path
+        try:
+            self._handle = libbpf.pointer("bpf_object__open_file", str(path).encode(), None, doing=f"opening {path}")
+            self._btf = Btf(libbpf, libbpf.pointer("bpf_object__btf", self._handle, doing=f"reading BTF of {path}"))
+        except KernelError as error:
+            raise ObjectError(f"{error}: rebuild it with 'make setup'") from error
+        self._variables = self._btf.variables()
+        self._maps = {
+            libbpf.bpf_map__name(item).decode(): item for item in libbpf.each("bpf_object__next_map", self._handle)
+        }
+        self._features: dict[str, bool] = {}
+
+    def configure(self, kernel: Btf, ring_bytes: int) -> None:
+        """Check what the object was built for, set its read-only globals and the size of its ring."""
+        architecture = self._global("target_arch").rstrip(b"\0").decode(errors="replace")
+        if architecture != platform.machine():
+            raise ObjectError(
+                f"opening {self._path}: built for {architecture}, this machine is {platform.machine()}: rebuild it here"
+            )
+        cpus = self._libbpf.libbpf_num_possible_cpus()
+        if cpus > _MAX_CPUS:
+            raise KernelError(f"loading {self._path}: {cpus} possible CPUs: raise MAX_CPUS ({_MAX_CPUS}) and rebuild")
+        self._features = features.detect(list(self._variables), kernel)
+        for name, value in self._features.items():
+            self._global(name, bytes([value]))
+        self._libbpf.number(
+            "bpf_map__set_max_entries", self._map(_RING), ring_bytes, doing=f"sizing the ring of {self._path}"
+        )
+        self._global("ring_quarter_bytes", (ring_bytes // 4).to_bytes(4, sys.byteorder))
+
+    def load(self) -> None:
+        """Load every program and map into the kernel."""
+        self._libbpf.number("bpf_object__load", self._handle, doing=f"loading {self._path}")
+
+    def attach(self) -> tuple[Loaded, list[int]]:
+        """Attach every program; the answer for the agent and the descriptors that keep it all alive."""
+        hooks, named = [], {name: self._libbpf.bpf_map__fd(item) for name, item in self._maps.items()}
+        for program in self._libbpf.each("bpf_object__next_program", self._handle):
+            hook = self._libbpf.bpf_program__name(program).decode()
+            try:
+                link = self._libbpf.pointer("bpf_program__attach", program, doing=f"attaching {hook}")
+            except KernelError as error:
+                hooks.append(Hook(hook, str(error)))
+                continue
+            hooks.append(Hook(hook))
+            named[f"program:{hook}"] = self._libbpf.bpf_program__fd(program)
+            named[f"link:{hook}"] = self._libbpf.bpf_link__fd(link)
+        if all(hook.reason for hook in hooks):
+            raise KernelError("; ".join(hook.reason for hook in hooks) or f"loading {self._path}: it has no program")
+        answer = Loaded(
+            observer=self._observer,
+            hooks=tuple(hooks),
+            descriptors=tuple(named),
+            records=self._btf.records(),
+            enums=self._btf.enum_values(),
+            variables={name: v for name, v in self._variables.items() if v.section in (".bss", ".data")},
+            sizes=self._sizes(),
+            features=self._features,
+            cpus=self._libbpf.libbpf_num_possible_cpus(),
+        )
+        return answer, list(named.values())
+
+    def _sizes(self) -> dict[str, int]:
+        sizes = {_RING: int(self._libbpf.bpf_map__max_entries(self._map(_RING)))}
+        for name, item in self._maps.items():
+            length = ctypes.c_size_t()
+            if self._libbpf.bpf_map__initial_value(item, ctypes.byref(length)):
+                sizes[name] = length.value
+        return sizes
+
+    def _map(self, name: str) -> int:
+        if name not in self._maps:
+            raise ObjectError(f"opening {self._path}: it has no map {name}: rebuild it with 'make setup'")
+        return self._maps[name]
+
+    def _global(self, name: str, value: bytes | None = None) -> bytes:
+        """Read, and with a `value` set, a read-only global before the load."""
+        variable: Variable | None = self._variables.get(name)
+        section = next((item for key, item in self._maps.items() if key.endswith(".rodata")), None)
+        if variable is None or section is None:
+            raise ObjectError(f"opening {self._path}: it has no global {name}: rebuild it with 'make setup'")
+        length = ctypes.c_size_t()
+        base = self._libbpf.bpf_map__initial_value(section, ctypes.byref(length))
+        if value is not None:
+            if len(value) != variable.size:
+                raise ObjectError(f"opening {self._path}: {name} has {variable.size} bytes: rebuild it")
+            ctypes.memmove(base + variable.offset, value, len(value))
+        return ctypes.string_at(base + variable.offset, variable.size)
+
+
+def open_libbpf() -> Libbpf:
+    """Libbpf by way of the distribution's `bcc`."""
+    hint = "install Debian's or Ubuntu's python3-bpfcc and run 'make setup' (never 'pip install bcc': another project)"
+    try:
+        from bcc.libbcc import lib  # type: ignore[import-untyped]  # not on PyPI, so no stubs and no guarantee
+    except (ImportError, OSError) as error:
+        raise KernelError(f"importing bcc: {error}: {hint}") from error
+    try:
+        return Libbpf(lib)
+    except AttributeError as error:
+        raise KernelError(f"importing bcc: its library lacks a function of libbpf 1.0 ({error}): {hint}") from error
+
+
+def check_kernel(libbpf: Libbpf, vmlinux_btf: Path = VMLINUX_BTF) -> Btf:
+    """The kernel's BTF; KernelError on a kernel without BTF or without ring buffers."""
+    if not vmlinux_btf.exists():
+        raise KernelError(
+            f"reading {vmlinux_btf}: this kernel has no BTF: use one built with CONFIG_DEBUG_INFO_BTF=y (5.8 or later)"
+        )
+    if not libbpf.has_ring_buffer():
+        raise KernelError("creating a ring buffer: this kernel has none, or forbids BPF: use 5.8 or later")
+    return Btf(libbpf, libbpf.pointer("btf__load_vmlinux_btf", doing=f"reading {vmlinux_btf}"))
+
+
+def run(request: Request, answers: socket.socket) -> None:
+    """Load what `request` names and tell the agent of each success and failure."""
+    try:
+        libbpf = open_libbpf()
+        kernel = check_kernel(libbpf)
+    except TapioError as error:
+        channel.send(answers, Failed(str(error)), [])
+        return
+    for observer, path in request.objects.items():
+        try:
+            item = LoadedObject(libbpf, observer, Path(path))
+            item.configure(kernel, request.ring_bytes)
+            item.load()
+            answer, descriptors = item.attach()
+        except TapioError as error:
+            channel.send(answers, Failed(str(error), observer), [])
+        else:
+            channel.send(answers, answer, descriptors)
+    channel.send(answers, Done(), [])
+
+
+if __name__ == "__main__":
+    run(msgspec.json.decode(sys.argv[2].encode(), type=Request), socket.socket(fileno=int(sys.argv[1])))

@@ -1,0 +1,88 @@
+"""Mapped memory that the agent shares with the kernel: counters in `.bss`, settings in `.data`, and the fence."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import platform
+import struct
+from collections.abc import Callable, Mapping
+
+from tapio.errors import KernelError
+from tapio.kernel.attach import Attachment
+from tapio.kernel.layout import Layout, Variable, field_format
+
+_NR_MEMBARRIER = {"aarch64": 283, "x86_64": 324}
+_REGISTER_PRIVATE_EXPEDITED, _PRIVATE_EXPEDITED = 16, 8
+
+
+def fence(machine: str = "") -> Callable[[], None]:
+    """A full memory barrier for this machine.
+
+    x86-64 never reorders two loads, nor a store before an earlier load, so nothing is needed there. Elsewhere
+    membarrier(2) is the one barrier that Python can reach; the ring reader needs three per batch, not per record.
+    """
+    machine = machine or platform.machine()
+    if machine == "x86_64":
+        return lambda: None
+    syscall, number = ctypes.CDLL(None, use_errno=True).syscall, _NR_MEMBARRIER.get(machine, 283)
+    if syscall(number, _REGISTER_PRIVATE_EXPEDITED, 0, 0) != 0:
+        raise KernelError("registering for membarrier(2): the kernel refused: use one built with CONFIG_MEMBARRIER=y")
+    return lambda: syscall(number, _PRIVATE_EXPEDITED, 0, 0)
+
+
+class Section:
+    """A mapped `.bss` or `.data` section."""
+
+    def __init__(self, attachment: Attachment, suffix: str, *, writable: bool) -> None:
+        descriptor, size = attachment.section(suffix)
+        length = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        self._map = mmap.mmap(descriptor, length, mmap.MAP_SHARED, protection)
+        self._variables = {v.name: v for v in attachment.loaded.variables.values() if v.section == suffix}
+
+    def _variable(self, name: str) -> tuple[Variable, Layout]:
+        variable = self._variables.get(name)
+        if variable is None or variable.layout is None:
+            raise KernelError(f"mapping {name}: the object has no such global: rebuild it with 'make setup'")
+        return variable, variable.layout
+
+    def sums(self, name: str, rows: int) -> dict[str, int]:
+        """Each field of the first `rows` elements of the array `name`, added up."""
+        variable, layout = self._variable(name)
+        fields = [field for field in layout.fields if field.count == 1]
+        totals = dict.fromkeys((field.name for field in fields), 0)
+        for row in range(min(rows, variable.size // layout.size)):
+            base = variable.offset + row * layout.size
+            for field in fields:
+                totals[field.name] += struct.unpack_from("=" + field_format(field), self._map, base + field.offset)[0]
+        return totals
+
+    def write(self, name: str, values: Mapping[str, int | tuple[int, ...]]) -> None:
+        """Set fields of the struct `name`; programs see them from their next run on."""
+        variable, layout = self._variable(name)
+        for key, value in values.items():
+            field = layout.field(key)
+            numbers = value if isinstance(value, tuple) else (value,)
+            struct.pack_into("=" + field_format(field), self._map, variable.offset + field.offset, *numbers)
+
+    def close(self) -> None:
+        """Unmap the section."""
+        self._map.close()
+
+
+class HookCounters:
+    """The per-CPU counters of each hook of an attachment, added up."""
+
+    def __init__(self, attachment: Attachment) -> None:
+        self._section = Section(attachment, ".bss", writable=False)
+        self._cpus = attachment.loaded.cpus
+        self._hooks = [hook.name for hook in attachment.hooks]
+
+    def read(self) -> dict[str, dict[str, int]]:
+        """For each hook: hits, submitted, lost, filtered, unreadable since the start of the agent."""
+        return {hook: self._section.sums(f"{hook}_counters", self._cpus) for hook in self._hooks}
+
+    def close(self) -> None:
+        """Unmap the counters."""
+        self._section.close()

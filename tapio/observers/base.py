@@ -1,0 +1,74 @@
+"""What every observer offers, and small helpers that several need."""
+
+from __future__ import annotations
+
+import abc
+import signal
+from collections import OrderedDict
+from collections.abc import Hashable, Iterable
+from typing import Generic, TypeVar
+
+from tapio.anomalies import Anomaly
+from tapio.config import Config
+from tapio.kernel.channel import Loaded
+
+Settings = dict[str, int | tuple[int, ...]]
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class Observer(abc.ABC):
+    """Turns records into anomalies. Runs in the agent's loop: it never blocks and its memory is bounded."""
+
+    name: str
+    suppressed: dict[str, int]  # records that were no anomaly of their own, by reason; only grows
+
+    @abc.abstractmethod
+    def __init__(self, loaded: Loaded) -> None:
+        """Build decoders from the layouts of the loaded object; ObjectError when they do not fit."""
+
+    @abc.abstractmethod
+    def configure(self, config: Config) -> Settings:
+        """Take over thresholds; returns the fields of the kernel side's `settings`."""
+
+    @abc.abstractmethod
+    def decode(self, records: Iterable[bytes]) -> list[Anomaly]:
+        """The anomalies in a batch of records."""
+
+    @abc.abstractmethod
+    def due(self, boot_ns: int | None) -> list[Anomaly]:
+        """Anomalies that were held back until `boot_ns` on the boot clock; None: all, the agent is stopping."""
+
+
+class RecentMap(Generic[Key, Value]):
+    """A mapping that forgets its oldest entries beyond `limit`."""
+
+    def __init__(self, limit: int = 4096) -> None:
+        self._limit = limit
+        self._entries: OrderedDict[Key, Value] = OrderedDict()
+
+    def __setitem__(self, key: Key, value: Value) -> None:
+        self._entries[key] = value
+        self._entries.move_to_end(key)
+        if len(self._entries) > self._limit:
+            self._entries.popitem(last=False)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._entries
+
+    def get(self, key: Key) -> Value | None:
+        """The value of `key`, None if it is not there or was forgotten."""
+        return self._entries.get(key)
+
+
+def comm_text(comm: bytes) -> str:
+    """A task's name. The kernel allows any bytes in it: what is not UTF-8 becomes U+FFFD."""
+    return comm.split(b"\0", 1)[0].decode("utf-8", "replace")
+
+
+def signal_name(number: int) -> str:
+    """'SIGKILL' for 9; real-time signals have only numbers."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,90 @@
+"""Container observer: processes that end badly (`exit_record`) and processes killed for memory (`oom_record`)."""
+
+from __future__ import annotations
+
+import fnmatch
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tapio.anomalies import ABNORMAL_EXIT, Anomaly
+from tapio.config import Config
+from tapio.kernel.channel import Loaded
+from tapio.kernel.layout import make_decoder
+from tapio.observers.base import Observer, RecentMap, Settings, comm_text, signal_name
+from tapio.observers.container_oom import OomKills, identity_data, identity_fields
+
+_EXIT_FIELDS = ("kind", "status", "boot_ns", "oom_victim", *identity_fields("task"))
+
+
+class ContainerObserver(Observer):
+    """One anomaly for each process that was killed or failed, none for its threads."""
+
+    name = "container"
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._decode_exit = make_decoder(loaded.records["exit_record"], _EXIT_FIELDS)
+        self._exit_kind, self._oom_kind = loaded.enums["RECORD_EXIT"], loaded.enums["RECORD_OOM"]
+        self._exits_come_once = loaded.features["process_exit_passes_group_dead"]
+        self._marks_name_victims = loaded.features["mark_victim_passes_task"]
+        self._exited: RecentMap[tuple[int, int], None] = RecentMap()
+        self._ignored_comm: tuple[str, ...] = ()
+        reasons = ("duplicate", "oom_victim", "already_exiting", "ignored_comm", "undecodable")
+        self.suppressed = dict.fromkeys(reasons, 0)
+        self._oom = OomKills(loaded, self.suppressed)
+
+    def configure(self, config: Config) -> Settings:
+        """Exit codes and scope are filtered in the kernel, patterns here."""
+        self._ignored_comm = config.container.ignore_comm
+        words = [0, 0, 0, 0]
+        for code in config.container.ignore_exit_codes:
+            words[code // 64] |= 1 << code % 64
+        main_only = config.container.exit_scope == "main"
+        return {"ignored_exit_codes": tuple(words), "main_process_only": int(main_only)}
+
+    def decode(self, records: Iterable[bytes]) -> list[Anomaly]:
+        """The anomalies in a batch of records, in the order of the events."""
+        found: list[Anomaly] = []
+        for record in records:
+            kind = int.from_bytes(record[:4], sys.byteorder)
+            try:
+                if kind == self._exit_kind:
+                    found += self._exit(self._decode_exit(record))
+                elif kind == self._oom_kind:
+                    found += self._oom.mark(record)
+                else:
+                    self.suppressed["undecodable"] += 1
+            except ValueError:
+                self.suppressed["undecodable"] += 1
+        return found
+
+    def due(self, boot_ns: int | None) -> list[Anomaly]:
+        """Group kills whose victims are all counted."""
+        return self._oom.due(boot_ns)
+
+    def _exit(self, record: Any) -> list[Anomaly]:
+        process = record.task_pid, record.task_start_boot_ns
+        if not self._exits_come_once:
+            if process in self._exited:
+                self.suppressed["duplicate"] += 1
+                return []
+            self._exited[process] = None
+        if record.oom_victim and self._oom.has_reported(process):
+            self.suppressed["oom_victim"] += 1
+            return []
+        if record.oom_victim and not self._marks_name_victims:
+            return [self._oom.from_exit(record)]
+        comm = comm_text(record.task_comm)
+        if any(fnmatch.fnmatchcase(comm, pattern) for pattern in self._ignored_comm):
+            self.suppressed["ignored_comm"] += 1
+            return []
+
+        signal, code = record.status & 0x7F, record.status >> 8 & 0xFF
+        data = identity_data(record, "task", "task") | {"exit_code": 128 + signal if signal else code, "signal": signal}
+        if record.status & 0x80:
+            data["core_dumped"] = True
+        if record.oom_victim:
+            data["oom_victim"] = True
+        ending = f"exit_code={data['exit_code']}" + (f", signal={signal_name(signal)}" if signal else "")
+        message = f"Abnormal exit pid={record.task_pid} ({ending})"
+        return [Anomaly(ABNORMAL_EXIT, record.boot_ns, message, data, "error" if signal else "warning")]

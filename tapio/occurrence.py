@@ -1,0 +1,149 @@
+"""The FALSE Protocol occurrence: what every sink sends and every reader reads.
+
+Validation is strict in both directions: `decode` refuses what `encode` would not write. Only `data` is open:
+fields that a reader does not know survive a round trip, those that it knows must have their type.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from tapio.anomalies import Outcome, Severity
+from tapio.errors import OccurrenceError
+
+PROTOCOL_VERSION: Literal["1.0"] = "1.0"
+_MAX_INT = (1 << 63) - 1
+
+_Text = Annotated[str, msgspec.Meta(min_length=1)]
+_Ulid = Annotated[str, msgspec.Meta(pattern="^[0-7][0-9A-HJKMNP-TV-Z]{25}$")]
+_Timestamp = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")]
+_Type = Annotated[str, msgspec.Meta(pattern=r"^(kernel|tapio)\.[a-z]+\.[a-z_]+$")]
+_Code = Annotated[str, msgspec.Meta(pattern="^[A-Z][A-Z0-9_]*$")]
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Common rules of every block."""
+
+
+class Error(_Strict, frozen=True):
+    """What failed: a stable code and one readable line."""
+
+    code: _Code
+    message: _Text
+
+
+class Entity(_Strict, frozen=True):
+    """Something of the cluster that the occurrence is about."""
+
+    kind: _Text
+    id: _Text
+    name: _Text
+
+
+class Context(_Strict, frozen=True):
+    """Where it happened. Present when enrichment is on."""
+
+    node: _Text
+    namespace: str = ""
+    entities: tuple[Entity, ...] = ()
+
+
+class Occurrence(_Strict, frozen=True, kw_only=True):
+    """One thing that happened. `data` is documented in otel/schema; its known fields are in `_DATA`."""
+
+    id: _Ulid
+    timestamp: _Timestamp
+    source: _Text
+    type: _Type
+    # Required on the wire, so without default: omit_defaults would leave it out.
+    protocol_version: Literal["1.0"]
+    severity: Severity
+    outcome: Outcome
+    error: Error
+    context: Context | None = None
+    data: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        for name, value in self.data.items():
+            check = _DATA.get(name)
+            if check is not None and not check(value):
+                raise ValueError(f"data.{name}: {value!r} is not allowed")
+        try:
+            datetime.fromisoformat(self.timestamp)
+        except ValueError:
+            raise ValueError(f"timestamp: {self.timestamp!r} is not a time") from None
+
+
+_Check = Callable[[Any], bool]
+
+
+def _integer(low: int, high: int = _MAX_INT) -> _Check:
+    return lambda value: type(value) is int and low <= value <= high
+
+
+def _text(pattern: str = ".+") -> _Check:
+    matches = re.compile(pattern, re.DOTALL).fullmatch
+    return lambda value: isinstance(value, str) and matches(value) is not None
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1e308
+
+
+_ID = _integer(1, (1 << 64) - 1)
+_COUNT = _integer(0)
+_PORT = _integer(0, 65535)
+_PID = _integer(0, 1 << 31)
+
+_DATA: dict[str, _Check] = {
+    "timestamp_ns": _integer(1),
+    "count": _COUNT,
+    "attribution": _text("socket|task|victim|bio|none"),
+    "cgroup_id": _ID,
+    "cgroup_v1_id": _ID,
+    "pid": _PID,
+    "tid": _PID,
+    "ppid": _PID,
+    "uid": _integer(0, (1 << 32) - 1),
+    "comm": _text(".*"),
+    "exit_code": _integer(0, 255),
+    "signal": _integer(0, 127),
+    "memory_usage_bytes": _COUNT,
+    "memory_limit_bytes": _COUNT,
+    "oom_scope": _text("container|pod|ancestor|node"),
+    "src_ip": _text(),
+    "dst_ip": _text(),
+    "src_port": _PORT,
+    "dst_port": _PORT,
+    "family": _text("ipv4|ipv6"),
+    "protocol": _text(),
+    "phase": _text("connect|established"),
+    "errno": _text("E[A-Z0-9]+"),
+    "device": _text(),
+    "dev_major": _COUNT,
+    "dev_minor": _COUNT,
+    "operation": _text(),
+    "bytes": _COUNT,
+    "latency_ms": _number,
+}
+
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(Occurrence)
+
+
+def encode(occurrence: Occurrence) -> bytes:
+    """The occurrence as one line of JSON, without the newline."""
+    return _ENCODER.encode(occurrence)
+
+
+def decode(document: bytes) -> Occurrence:
+    """The occurrence in `document`; OccurrenceError says what is wrong with it and where."""
+    try:
+        return _DECODER.decode(document)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise OccurrenceError(f"reading an occurrence: {error}") from error

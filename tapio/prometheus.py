@@ -1,0 +1,100 @@
+"""The series of /metrics. Their number is fixed by observers, hooks, types and sinks: never by pods, peers or pids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
+
+from tapio import __version__
+from tapio.anomalies import CATALOGUE
+from tapio.telemetry import Hook, ObserverTelemetry, Telemetry
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+
+
+class AgentCollector(Collector):
+    """Reads the agent's telemetry at each scrape."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+
+    def collect(self) -> Iterator[Metric]:
+        """All families."""
+        build = GaugeMetricFamily("tapio_build_info", "1, labelled with the agent's version.", labels=["version"])
+        build.add_metric([__version__], 1)
+        yield build
+        observers = [(observer, observer.read_hooks()) for observer in self._telemetry.observers.values()]
+        yield from self._observers(observers)
+        yield from self._hooks(observers)
+        yield from self._occurrences()
+
+    @staticmethod
+    def _observers(observers: list[tuple[ObserverTelemetry, list[Hook]]]) -> Iterator[Metric]:
+        labels = ["observer"]
+        up = GaugeMetricFamily("tapio_observer_up", "Whether all hooks of the observer are attached.", labels=labels)
+        events = CounterMetricFamily("tapio_events", "Records read from the kernel.", labels=labels)
+        lost = CounterMetricFamily("tapio_lost_events", "Events that the kernel side could not pass on.", labels=labels)
+        unattributed = CounterMetricFamily("tapio_unattributed", "Anomalies without a known cgroup.", labels=labels)
+        labels = ["observer", "anomaly_type"]
+        anomalies = CounterMetricFamily("tapio_anomalies", "Anomalies found.", labels=labels)
+        labels = ["observer", "reason"]
+        suppressed = CounterMetricFamily("tapio_suppressed_records", "Records that were no anomaly.", labels=labels)
+        for observer, hooks in observers:
+            up.add_metric([observer.name], observer.is_up(hooks))
+            events.add_metric([observer.name], observer.events)
+            lost.add_metric([observer.name], sum(hook.lost for hook in hooks))
+            unattributed.add_metric([observer.name], observer.unattributed)
+            for kind in CATALOGUE.values():
+                if kind.observer == observer.name:
+                    anomalies.add_metric([observer.name, kind.name], observer.anomalies[kind.name])
+            for reason, count in observer.suppressed.items():
+                suppressed.add_metric([observer.name, reason], count)
+            suppressed.add_metric([observer.name, "invalid"], observer.invalid)
+        yield from (up, events, lost, unattributed, anomalies, suppressed)
+
+    @staticmethod
+    def _hooks(observers: list[tuple[ObserverTelemetry, list[Hook]]]) -> Iterator[Metric]:
+        labels = ["observer", "hook"]
+        hits = CounterMetricFamily("tapio_kernel_events", "Runs of a hook's program.", labels=labels)
+        filtered = CounterMetricFamily(
+            "tapio_kernel_filtered", "Events that the kernel side filtered out.", labels=labels
+        )
+        unreadable = CounterMetricFamily(
+            "tapio_kernel_unreadable", "Events that the kernel did not show.", labels=labels
+        )
+        runtime = CounterMetricFamily(
+            "tapio_bpf_run_seconds",
+            "Run time of a program; 0 unless kernel.bpf_stats_enabled is set.",
+            labels=["program"],
+        )
+        for observer, hooks in observers:
+            for hook in hooks:
+                hits.add_metric([observer.name, hook.name], hook.hits)
+                filtered.add_metric([observer.name, hook.name], hook.filtered)
+                unreadable.add_metric([observer.name, hook.name], hook.unreadable)
+                runtime.add_metric([hook.name], hook.run_ns / 1e9)
+        yield from (hits, filtered, unreadable, runtime)
+
+    def _occurrences(self) -> Iterator[Metric]:
+        labels = ["anomaly_type", "severity"]
+        occurrences = CounterMetricFamily("tapio_occurrences", "Occurrences handed to the sinks.", labels=labels)
+        for (kind, severity), count in sorted(self._telemetry.occurrences.copy().items()):
+            occurrences.add_metric([kind, severity], count)
+        results = CounterMetricFamily("tapio_sink_occurrences", "What became of them.", labels=["sink", "result"])
+        queue = GaugeMetricFamily("tapio_sink_queue", "Occurrences that wait in the sink.", labels=["sink"])
+        for sink in self._telemetry.sinks:
+            queue.add_metric([sink.name], sink.backlog)
+            for result, count in sink.results.items():
+                results.add_metric([sink.name, result], count)
+        yield from (occurrences, results, queue)
+
+
+def exposition(telemetry: Telemetry) -> bytes:
+    """The text of one scrape, in Prometheus' text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(AgentCollector(telemetry))
+    return generate_latest(registry)

@@ -1,0 +1,1 @@
+"""Where occurrences go: one module for each sink."""

@@ -1,0 +1,58 @@
+"""An attached observer at work: where the kernel's side and the detector meet."""
+
+from __future__ import annotations
+
+from tapio.config import Config
+from tapio.kernel import memory
+from tapio.kernel.attach import Attachment
+from tapio.kernel.programs import program_info
+from tapio.kernel.ringbuf import RingBuffer
+from tapio.observers import OBSERVERS
+from tapio.telemetry import Hook, ObserverTelemetry
+
+
+class Source:
+    """An attached observer: its ring, its counters, its settings and its detector."""
+
+    def __init__(self, attachment: Attachment, config: Config) -> None:
+        self.attachment = attachment
+        self.observer = OBSERVERS[attachment.observer](attachment.loaded)
+        self.ring_descriptor = attachment.descriptors["events"]
+        self.ring = RingBuffer(self.ring_descriptor, attachment.loaded.sizes["events"], memory.fence())
+        self._counters = memory.HookCounters(attachment)
+        self._settings = memory.Section(attachment, ".data", writable=True)
+        self.telemetry = ObserverTelemetry(attachment.observer, read_hooks=self.hooks)
+        self.telemetry.suppressed = self.observer.suppressed
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Put thresholds in force, here and in the kernel."""
+        self._settings.write("settings", self.observer.configure(config))
+
+    def hooks(self) -> list[Hook]:
+        """State and counters of every hook."""
+        counters = self._counters.read()
+        found = []
+        for hook in self.attachment.hooks:
+            counts = counters[hook.name]
+            program = program_info(self.attachment.descriptors.get(f"program:{hook.name}", -1))
+            found.append(
+                Hook(
+                    name=hook.name,
+                    attached=f"link:{hook.name}" in self.attachment.descriptors,
+                    reason=hook.reason,
+                    hits=counts["hits"],
+                    lost=counts["lost"] + program.missed,
+                    filtered=counts["filtered"],
+                    unreadable=counts["unreadable"],
+                    run_ns=program.run_ns,
+                )
+            )
+        return found
+
+    def close(self) -> None:
+        """Detach, and let go of everything."""
+        self.ring.close()
+        self._counters.close()
+        self._settings.close()
+        self.attachment.close()

@@ -1,0 +1,159 @@
+"""The data directory: one `<ULID>.json` for each occurrence, the heartbeat, and the lock of the agent that owns it.
+
+The agent opens the directory while it is root and works through the descriptor from then on: after the drop of
+privileges the path may be out of reach. Anything in it that does not have an occurrence's name is left alone.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import fcntl
+import os
+import re
+from pathlib import Path
+
+from tapio.errors import StoreError, describe_os_error
+
+HEARTBEAT = ".agent.json"
+_LOCK = ".lock"
+_NAME = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\.json")
+_TEMPORARY = re.compile(r"\.([0-7][0-9A-HJKMNP-TV-Z]{25}\.json|\.agent\.json)\.tmp")
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def open_directory(path: Path, uid: int, gid: int) -> int:
+    """Create `path` if needed, give it to `uid`, and open it. StoreError if that is impossible or unsafe.
+
+    A directory that belongs to somebody else and holds something is not taken over: `--data-dir /etc` must not
+    hand /etc to the agent's user.
+    """
+    doing = f"opening the data directory {path}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o755)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise StoreError(f"{doing}: {describe_os_error(error)}: choose another with --data-dir") from error
+    try:
+        if os.fstat(descriptor).st_uid != uid:
+            if _LOCK not in os.listdir(descriptor) and os.listdir(descriptor):
+                raise StoreError(
+                    f"{doing}: it belongs to somebody else and is not empty: choose another with --data-dir"
+                )
+            os.fchown(descriptor, uid, gid)
+    except OSError as error:
+        os.close(descriptor)
+        raise StoreError(f"{doing}: {describe_os_error(error)}: choose another with --data-dir") from error
+    except StoreError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def lock_directory(directory: int, path: Path, uid: int, gid: int) -> int:
+    """Lock the directory for this process; StoreError names the pid that holds it. The lock dies with the process."""
+    doing = f"locking the data directory {path}"
+    try:
+        lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=directory)
+    except OSError as error:
+        raise StoreError(f"{doing}: {describe_os_error(error)}: choose another with --data-dir") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.fchown(lock, uid, gid)
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    except BlockingIOError as error:
+        holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(lock)
+        raise StoreError(f"{doing}: another tapio-agent (pid {holder}) uses it: stop it or choose another") from error
+    except OSError as error:
+        os.close(lock)
+        raise StoreError(f"{doing}: {describe_os_error(error)}: choose another with --data-dir") from error
+    return lock
+
+
+def is_occurrence_name(name: str) -> bool:
+    """Whether a file of this name holds an occurrence."""
+    return _NAME.fullmatch(name) is not None
+
+
+def emission_ms(name: str) -> int:
+    """Unix milliseconds at which the occurrence with this file name was emitted."""
+    milliseconds = 0
+    for character in name[:10]:
+        milliseconds = milliseconds << 5 | _CROCKFORD.index(character)
+    return milliseconds
+
+
+class Store:
+    """Writing and removing the files of an open data directory. Not for use by several threads at once."""
+
+    def __init__(self, directory: int) -> None:
+        self._directory = directory
+
+    def write(self, name: str, document: bytes) -> None:
+        """Create or replace `name`: readers see the old document or the whole new one. OSError is the caller's."""
+        temporary = f".{name}.tmp"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, 0o644, dir_fd=self._directory)
+        try:
+            try:
+                while document:
+                    document = document[os.write(descriptor, document) :]
+            finally:
+                os.close(descriptor)
+            os.rename(temporary, name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=self._directory)
+            raise
+
+    def remove(self, name: str) -> None:
+        """Remove a file; one that is already gone is fine."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._directory)
+
+    def occurrences(self) -> list[str]:
+        """The names of all occurrence files, oldest first."""
+        return sorted(name for name in os.listdir(self._directory) if is_occurrence_name(name))
+
+    def size(self, name: str) -> int:
+        """The size of a file in bytes, 0 if it is gone."""
+        try:
+            return os.stat(name, dir_fd=self._directory, follow_symlinks=False).st_size
+        except FileNotFoundError:
+            return 0
+
+    def remove_leftovers(self) -> None:
+        """Remove temporary files that a killed agent left behind."""
+        for name in os.listdir(self._directory):
+            if _TEMPORARY.fullmatch(name):
+                self.remove(name)
+
+
+class Retention:
+    """Removes the oldest occurrence files beyond a number, a total size and an age."""
+
+    def __init__(self, store: Store) -> None:
+        """Takes stock of what is there: one stat for each file."""
+        self._store = store
+        self._files = collections.deque((name, store.size(name)) for name in store.occurrences())
+        self._bytes = sum(size for _, size in self._files)
+
+    def add(self, name: str, size: int) -> None:
+        """Note a file that was written just now."""
+        self._files.append((name, size))
+        self._bytes += size
+
+    def apply(self, *, max_files: int, max_bytes: int, min_emission_ms: int) -> None:
+        """Remove what is too much or too old; the newest file always stays unless it is too old."""
+        while self._files:
+            name, size = self._files[0]
+            too_much = len(self._files) > max_files or (self._bytes > max_bytes and len(self._files) > 1)
+            if not too_much and emission_ms(name) >= min_emission_ms:
+                return
+            self._store.remove(name)
+            self._files.popleft()
+            self._bytes -= size

@@ -1,0 +1,78 @@
+"""The agent's knowledge of itself: what /metrics, the probes and the heartbeat tell.
+
+The loop writes plain integers, other threads read them: every value only grows or is replaced as a whole.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from tapio.occurrence import Occurrence
+from tapio.sinks.base import Sink
+
+STALLED_AFTER_S = 5.0
+
+
+class Hook(msgspec.Struct, frozen=True):
+    """A tracepoint as the heartbeat shows it. `hits` counts runs of the program, `lost` events it could not pass on."""
+
+    name: str
+    attached: bool
+    reason: str = ""
+    hits: int = 0
+    lost: int = 0
+    filtered: int = 0
+    unreadable: int = 0
+    run_ns: int = 0
+
+
+class ObserverTelemetry:
+    """One observer's figures. `read_hooks` asks the kernel; `reason` says why an observer is off."""
+
+    def __init__(self, name: str, reason: str = "", read_hooks: Callable[[], list[Hook]] = list) -> None:
+        self.name = name
+        self.reason = reason
+        self.read_hooks = read_hooks
+        self.events = 0
+        self.anomalies: Counter[str] = Counter()
+        self.unattributed = 0
+        self.invalid = 0  # anomalies that did not make a valid occurrence: a defect
+        self.suppressed: dict[str, int] = {}
+
+    def is_up(self, hooks: Sequence[Hook]) -> bool:
+        """Whether every hook of the observer is attached."""
+        return bool(hooks) and all(hook.attached for hook in hooks)
+
+
+class Telemetry:
+    """Everything the agent counts."""
+
+    def __init__(self, observers: Iterable[ObserverTelemetry], sinks: Sequence[Sink]) -> None:
+        self.observers = {observer.name: observer for observer in observers}
+        self.sinks = sinks
+        self.occurrences: Counter[tuple[str, str]] = Counter()
+        self.drained_at = time.monotonic()
+        self.heartbeat_error = ""
+
+    def count_occurrence(self, occurrence: Occurrence) -> None:
+        """An occurrence goes out to the sinks."""
+        self.occurrences[occurrence.type, occurrence.severity] += 1
+
+    def is_stalled(self) -> bool:
+        """Whether the rings were not drained lately."""
+        return time.monotonic() - self.drained_at > STALLED_AFTER_S
+
+    def trouble(self) -> str:
+        """Why the agent is not ready, '' when it is: every hook attached and the rings being drained."""
+        if self.is_stalled():
+            return f"the rings were not drained within the last {STALLED_AFTER_S:.0f} s"
+        for observer in self.observers.values():
+            hooks = observer.read_hooks()
+            if not observer.is_up(hooks):
+                missing = [f"{hook.name}: {hook.reason}" for hook in hooks if not hook.attached]
+                return f"observer {observer.name} is off: {observer.reason or '; '.join(missing)}"
+        return ""

@@ -1,0 +1,160 @@
+"""A small HTTP server for /metrics, /healthz and /readyz: one thread, non-blocking, bounded.
+
+prometheus_client's own server gives each connection a thread without a time limit, so that 50 idle connections
+hold 50 threads. Here idle, slow and garbage clients cost a descriptor each until their time is up, and beyond
+the limit the oldest connection goes: a scrape always gets its answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+
+from tapio.errors import TapioError, describe_os_error
+
+log = logging.getLogger(__name__)
+
+_MAX_CONNECTIONS = 64
+_MAX_HEAD = 8192
+_TIME_LIMIT_S = 5.0
+
+PLAIN = "text/plain; charset=utf-8"
+Answer = tuple[HTTPStatus, str, bytes]  # status, content type, body
+Route = Callable[[], Answer]
+
+
+class WebServer:
+    """Answers GET and HEAD on a few fixed paths, one request for each connection."""
+
+    def __init__(self, host: str, port: int, routes: Mapping[str, Route]) -> None:
+        """Bind and start; TapioError when the address cannot be had."""
+        self._routes = routes
+        self._selector = selectors.DefaultSelector()
+        self._connections: dict[socket.socket, _Connection] = {}
+        try:
+            family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0][0]
+            self._listener = socket.create_server((host, port), family=family, backlog=128)
+        except OSError as error:
+            what = error.strerror if isinstance(error, socket.gaierror) else describe_os_error(error)
+            raise TapioError(
+                f"listening on {host}:{port} for /metrics: {what}: choose another --metrics-address, or '' for none"
+            ) from error
+        self._listener.setblocking(False)
+        self.port: int = self._listener.getsockname()[1]
+        self._stop, wake = socket.socketpair()
+        self._wake = wake
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._selector.register(wake, selectors.EVENT_READ)
+        self._thread = threading.Thread(target=self._serve, name="web", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop answering and free the port."""
+        self._stop.close()
+        self._thread.join(timeout=1)
+
+    def _serve(self) -> None:
+        while True:
+            for key, _ in self._selector.select(timeout=1.0 if self._connections else None):
+                if key.fileobj is self._wake:
+                    for item in (self._listener, self._wake, *self._connections):
+                        item.close()
+                    self._selector.close()
+                    return
+                if key.fileobj is self._listener:
+                    self._accept()
+                elif isinstance(key.data, _Connection) and key.data.socket in self._connections:
+                    self._advance(key.data)
+            now = time.monotonic()
+            for connection in [c for c in self._connections.values() if c.deadline < now]:
+                self._drop(connection)
+
+    def _accept(self) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except OSError as error:  # the client is gone again, or no descriptor is left
+            log.debug("accepting a connection: %s", error)
+            if self._connections:
+                self._drop(next(iter(self._connections.values())))
+            time.sleep(0.01)
+            return
+        client.setblocking(False)
+        if len(self._connections) >= _MAX_CONNECTIONS:
+            self._drop(next(iter(self._connections.values())))
+        connection = _Connection(client, time.monotonic() + _TIME_LIMIT_S)
+        self._connections[client] = connection
+        self._selector.register(client, selectors.EVENT_READ, connection)
+
+    def _advance(self, connection: _Connection) -> None:
+        """Read more of the request, or write more of the answer."""
+        try:
+            if connection.answer is None:
+                data = connection.socket.recv(_MAX_HEAD)
+                connection.head += data
+                if not data:
+                    self._drop(connection)
+                    return
+                if (
+                    b"\r\n\r\n" not in connection.head
+                    and b"\n\n" not in connection.head
+                    and len(connection.head) < _MAX_HEAD
+                ):
+                    return
+                connection.answer = memoryview(self._answer(connection.head))
+                self._selector.modify(connection.socket, selectors.EVENT_WRITE, connection)
+            connection.answer = connection.answer[connection.socket.send(connection.answer) :]
+            if not connection.answer:
+                self._drop(connection)
+        except BlockingIOError:
+            return
+        except OSError:  # the client is gone
+            self._drop(connection)
+
+    def _drop(self, connection: _Connection) -> None:
+        self._connections.pop(connection.socket, None)
+        with contextlib.suppress(KeyError, ValueError):
+            self._selector.unregister(connection.socket)
+        connection.socket.close()
+
+    def _answer(self, head: bytes) -> bytes:
+        words = head.split(b"\n", 1)[0].decode("latin-1").split()
+        if len(words) != 3 or not words[2].startswith("HTTP/1.") or len(head) >= _MAX_HEAD:
+            return _encode(HTTPStatus.BAD_REQUEST, PLAIN, b"bad request\n")
+        method, path = words[0], words[1].split("?", 1)[0]
+        route = self._routes.get(path)
+        if route is None:
+            known = " ".join(self._routes)
+            return _encode(HTTPStatus.NOT_FOUND, PLAIN, f"no such page, there are {known}\n".encode())
+        if method not in ("GET", "HEAD"):
+            return _encode(HTTPStatus.METHOD_NOT_ALLOWED, PLAIN, b"only GET and HEAD\n")
+        try:
+            status, content_type, body = route()
+        except Exception as error:  # a stage boundary: a defect in one page must not end the server
+            log.exception("answering %s", path)
+            status, content_type, body = HTTPStatus.INTERNAL_SERVER_ERROR, PLAIN, f"{error}\n".encode()
+        return _encode(status, content_type, body, with_body=method == "GET")
+
+
+class _Connection:
+    """A client's progress."""
+
+    def __init__(self, client: socket.socket, deadline: float) -> None:
+        self.socket = client
+        self.deadline = deadline
+        self.head = b""
+        self.answer: memoryview | None = None
+
+
+def _encode(status: HTTPStatus, content_type: str, body: bytes, *, with_body: bool = True) -> bytes:
+    allow = "Allow: GET, HEAD\r\n" if status == HTTPStatus.METHOD_NOT_ALLOWED else ""
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {content_type}\r\n"
+        f"Content-Length: {len(body)}\r\n{allow}Connection: close\r\n\r\n"
+    )
+    return head.encode() + (body if with_body else b"")
