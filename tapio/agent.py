@@ -156,6 +156,7 @@ class Agent:
 
         server = WebServer(*endpoint, {"/metrics": metrics, "/healthz": healthy, "/readyz": ready})
         cleanup.callback(server.close)
+        log.info("serving /metrics on %s:%d", endpoint[0], server.port)
 
     def _loop(self, telemetry: Telemetry, sinks: MultiSink) -> None:
         """Drain the rings on a timer, and at once when one is a quarter full."""

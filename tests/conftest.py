@@ -1,0 +1,31 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tapio.errors import PrivilegeError
+from tapio.kernel import privileges
+
+
+def _cannot_attach() -> str:
+    try:
+        privileges.check(will_drop=True)
+    except PrivilegeError as error:
+        return str(error)
+    if not os.path.exists("/sys/kernel/btf/vmlinux"):  # noqa: PTH110
+        return "this kernel has no BTF"
+    return ""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip kernel tests where they cannot run; with TAPIO_REQUIRE_KERNEL=1 that is a failure."""
+    if item.get_closest_marker("kernel") is None:
+        return
+    reason = _cannot_attach()
+    if reason and os.environ.get("TAPIO_REQUIRE_KERNEL") == "1":
+        pytest.fail(f"TAPIO_REQUIRE_KERNEL=1, but {reason}")
+    if reason:
+        pytest.skip(reason)

@@ -1,0 +1,1 @@
+"""Parts that several tests use: a running agent, scratch cgroups, faults."""
