@@ -21,10 +21,16 @@ AGENT = Path(sys.executable).parent / "tapio-agent"
 class RunningAgent:
     """An agent with the stdout and file sinks, on a free port, in a data directory of its own."""
 
-    def __init__(self, data_dir: Path, *flags: str, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *flags: str,
+        environment: dict[str, str] | None = None,
+        output_dir: Path | None = None,
+    ) -> None:
         self.data_dir = data_dir
-        self.output = data_dir.with_name(data_dir.name + ".out")
-        self.log = data_dir.with_name(data_dir.name + ".log")
+        self.output = (output_dir or data_dir.parent) / f"{data_dir.name}.out"
+        self.log = self.output.with_suffix(".log")
         command = [AGENT, "--sink=stdout", "--sink=file", f"--data-dir={data_dir}", "--metrics-address=127.0.0.1:0"]
         with self.output.open("wb") as output, self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -85,9 +91,11 @@ class RunningAgent:
 
 
 @contextlib.contextmanager
-def running_agent(data_dir: Path, *flags: str, environment: dict[str, str] | None = None) -> Iterator[RunningAgent]:
+def running_agent(
+    data_dir: Path, *flags: str, environment: dict[str, str] | None = None, output_dir: Path | None = None
+) -> Iterator[RunningAgent]:
     """A ready agent; killed at the end if it still runs."""
-    agent = RunningAgent(data_dir, *flags, environment=environment)
+    agent = RunningAgent(data_dir, *flags, environment=environment, output_dir=output_dir)
     try:
         agent.wait_ready()
         yield agent

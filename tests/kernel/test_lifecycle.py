@@ -1,0 +1,183 @@
+"""The agent from start to end: rights, endings of every kind, what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from helpers.cgroups import ScratchCgroup
+from helpers.kernel_state import loaded_programs
+from helpers.running_agent import AGENT, RunningAgent, running_agent, wait_for
+
+pytestmark = pytest.mark.kernel
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def programs_of(pid: int) -> set[int]:
+    """The ids of the programs that a process holds."""
+    found = set()
+    for descriptor in Path(f"/proc/{pid}/fdinfo").iterdir():
+        for line in descriptor.read_text().splitlines():
+            if line.startswith("prog_id:"):
+                found.add(int(line.split()[1]))
+    return found
+
+
+def test_no_rights_are_left_after_the_start(agent: RunningAgent) -> None:
+    """Another uid, no capability in any set, no_new_privs, and that in every thread."""
+    for thread in Path(f"/proc/{agent.pid}/task").iterdir():
+        status = status_of(int(thread.name))
+        assert status["Uid"].split() == ["65534"] * 4
+        assert status["Gid"].split() == ["65534"] * 4
+        assert status["Groups"] == ""
+        assert {status[f"Cap{which}"] for which in ("Inh", "Prm", "Eff", "Bnd", "Amb")} == {"0" * 16}
+        assert status["NoNewPrivs"] == "1"
+    assert int(status_of(agent.pid)["VmRSS"].split()[0]) < 50 * 1024
+
+
+def test_the_loader_is_gone_and_the_programs_stay(agent: RunningAgent) -> None:
+    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text()
+    assert children == ""
+    assert len(programs_of(agent.pid)) >= 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stop_flushes_everything(tmp_path: Path, cgroup: ScratchCgroup, number: int) -> None:
+    """Events of the last moment are in the files and on stdout; the end takes less than 2 s."""
+    with running_agent(tmp_path / "data") as agent:
+        held = programs_of(agent.pid)
+        for _ in range(31):
+            cgroup.run(["/bin/false"])
+        asked = time.monotonic()
+        assert agent.stop(number) == 0
+        assert time.monotonic() - asked < 2
+        assert len(agent.of_cgroup(cgroup.id)) == 31
+        names = {path.stem for path in agent.data_dir.glob("0*.json")}
+        assert {item["id"] for item in agent.occurrences()} == names
+        assert json.loads((agent.data_dir / ".agent.json").read_text())["state"] == "stopped"
+        wait_for(lambda: not held & set(loaded_programs()))
+
+
+def test_sigkill_leaves_nothing_attached_and_the_next_start_works(tmp_path: Path, cgroup: ScratchCgroup) -> None:
+    with running_agent(tmp_path / "data") as agent:
+        held = programs_of(agent.pid)
+        assert held <= set(loaded_programs())
+        agent.process.kill()
+        agent.process.wait()
+        wait_for(lambda: not held & set(loaded_programs()))
+    with running_agent(tmp_path / "data") as agent:
+        cgroup.run(["/bin/false"])
+        wait_for(lambda: len(agent.of_cgroup(cgroup.id)) == 1)
+
+
+def test_a_second_agent_names_the_first(agent: RunningAgent) -> None:
+    second = subprocess.run([AGENT, f"--data-dir={agent.data_dir}"], capture_output=True, text=True, check=False)
+    assert second.returncode == 1
+    assert f"another tapio-agent (pid {agent.pid}) uses it" in second.stderr
+    assert len(second.stderr.splitlines()) == 1
+
+
+def test_the_file_of_an_occurrence_is_its_line_on_stdout(agent: RunningAgent, cgroup: ScratchCgroup) -> None:
+    cgroup.run(["/bin/false"])
+    wait_for(lambda: agent.of_cgroup(cgroup.id))
+    (item,) = agent.of_cgroup(cgroup.id)
+    path = agent.data_dir / f"{item['id']}.json"
+    wait_for(path.exists)
+    assert json.loads(path.read_text()) == item
+
+
+def test_heartbeat_and_pages(agent: RunningAgent) -> None:
+    """The heartbeat is fresh and says what is attached; the pages answer, others do not exist."""
+    path = agent.data_dir / ".agent.json"
+    wait_for(path.exists)
+    beat = json.loads(path.read_text())
+    assert beat["schema_version"] == 1
+    assert beat["pid"] == agent.pid
+    assert (beat["state"], beat["trouble"]) == ("running", "")
+    container = beat["observers"]["container"]
+    assert container["up"]
+    assert {hook["name"]: hook["attached"] for hook in container["hooks"]} == {
+        "sched_process_exit": True,
+        "mark_victim": True,
+    }
+    first = path.stat().st_mtime_ns
+    wait_for(lambda: path.stat().st_mtime_ns > first)
+    assert agent.get("/readyz") == (200, "ready\n")
+    assert agent.get("/healthz") == (200, "alive\n")
+    assert agent.get("/elsewhere")[0] == 404
+    assert agent.metric('tapio_observer_up{observer="container"}') == 1
+    assert agent.metric('tapio_kernel_events_total{hook="sched_process_exit",observer="container"}') > 0
+
+
+def test_a_closed_pipe_ends_the_sink_and_not_the_agent(tmp_path: Path, cgroup: ScratchCgroup) -> None:
+    data_dir = tmp_path / "data"
+    log = tmp_path / "log"
+    with log.open("wb") as stderr:
+        command = [AGENT, "--sink=stdout", "--sink=file", f"--data-dir={data_dir}", "--metrics-address="]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
+    assert process.stdout is not None
+    process.stdout.close()
+    try:
+        wait_for(lambda: (data_dir / ".agent.json").exists(), 15)
+        cgroup.run(["/bin/false"])
+        wait_for(lambda: "this sink ends, the agent runs on" in log.read_text())
+        wait_for(lambda: any(str(cgroup.id) in path.read_text() for path in data_dir.glob("0*.json")))
+        assert process.poll() is None
+    finally:
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+def test_a_stalled_reader_of_stdout_does_not_stall_the_files(tmp_path: Path, cgroup: ScratchCgroup) -> None:
+    """Nobody reads the pipe: it fills, the files go on, and the stop keeps its deadline."""
+    data_dir = tmp_path / "data"
+    reader, writer = os.pipe()
+    command = [AGENT, "--sink=stdout", "--sink=file", f"--data-dir={data_dir}", "--metrics-address="]
+    process = subprocess.Popen(command, stdout=writer, stderr=subprocess.DEVNULL)
+    os.close(writer)
+    try:
+        wait_for(lambda: (data_dir / ".agent.json").exists(), 15)
+        cgroup.run(["/bin/sh", "-c", "for i in $(seq 307); do /bin/false; done; exit 0"])
+        # 307 lines of about 450 bytes are twice what the pipe holds.
+        wait_for(lambda: sum(str(cgroup.id) in path.read_text() for path in data_dir.glob("0*.json")) == 307, 15)
+        asked = time.monotonic()
+        process.terminate()
+        assert process.wait(10) == 0
+        assert time.monotonic() - asked < 3
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reader)
+
+
+def test_a_full_disk_is_counted_and_survived(tmp_path: Path, cgroup: ScratchCgroup) -> None:
+    """ENOSPC while running: rejected and counted, stdout goes on; with space again files come again."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,nr_inodes=200", "tapio-test", mount], check=True)
+    try:
+        with running_agent(mount / "data", output_dir=tmp_path) as agent:
+            wait_for(lambda: (agent.data_dir / ".agent.json").exists())
+            with (mount / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space"):
+                while True:
+                    filler.write(b"x" * 4096)
+            for _ in range(13):
+                cgroup.run(["/bin/false"])
+            wait_for(lambda: len(agent.of_cgroup(cgroup.id)) == 13)
+            wait_for(lambda: agent.metric('tapio_sink_occurrences_total{result="rejected",sink="file"}') >= 13)
+            assert "no space left on device" in agent.log.read_text()
+            (mount / "filler").unlink()
+            cgroup.run(["/bin/false"])
+            wait_for(lambda: any(str(cgroup.id) in path.read_text() for path in agent.data_dir.glob("0*.json")))
+            assert agent.process.poll() is None
+    finally:
+        subprocess.run(["umount", "-l", mount], check=True)
