@@ -88,11 +88,10 @@ int sched_process_exit(__u64 *ctx)
 
 static __always_inline __u64 resident_pages(struct mm_struct *mm)
 {
+	struct mm_struct___before_6_2 *old = (void *)mm;
 	__s64 file, anon, shmem;
 
-	if (bpf_core_type_exists(struct mm_rss_stat)) {
-		struct mm_struct___before_6_2 *old = (void *)mm;
-
+	if (bpf_core_field_exists(old->rss_stat.count)) {
 		file = BPF_CORE_READ(old, rss_stat.count[0].counter);
 		anon = BPF_CORE_READ(old, rss_stat.count[1].counter);
 		shmem = BPF_CORE_READ(old, rss_stat.count[3].counter);

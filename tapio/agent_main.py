@@ -15,6 +15,7 @@ from tapio import config as configuration
 from tapio.config import Config, ObserverName, SinkName
 from tapio.errors import TapioError, UsageError
 from tapio.kernel import attach, privileges
+from tapio.source import Source
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,10 +71,15 @@ def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
 def check(config: Config, *, named: bool) -> int:
     """Print what works here: 0 when every observer works, or any if none was named."""
     folder = config.find_ebpf_dir()
-    outcome = attach.attach(
-        {name: folder / f"{name}_monitor.o" for name in config.observers}, config.kernel.ring_kib * 1024
-    )
+    objects: dict[str, Path] = {name: folder / f"{name}_monitor.o" for name in config.observers}
+    outcome = attach.attach(objects, config.kernel.ring_kib * 1024)
     rows = [("OBSERVER", "HOOK", "STATE", "REASON")]
+    for attachment in list(outcome.attached):
+        try:
+            Source(attachment, config)
+        except TapioError as error:
+            outcome.failed[attachment.observer] = str(error)
+            outcome.attached.remove(attachment)
     working = set(config.observers) - set(outcome.failed)
     for attachment in outcome.attached:
         rows += [(attachment.observer, h.name, "off" if h.reason else "attached", h.reason) for h in attachment.hooks]
@@ -94,6 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
         return configuration.load(path, flags, os.environ)
 
     config = load()
+    if "stdout" in config.sinks and sys.stdout is None and not arguments.check:
+        raise UsageError("opening the stdout sink: stdout is closed: redirect it, or choose another --sink")
     privileges.check(will_drop=not arguments.check)
     if arguments.check:
         return check(config, named=arguments.observer is not None)
@@ -104,8 +112,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _occupy_standard_descriptors() -> None:
+    """Open what is closed of 0, 1 and 2: the next file would get that number, and what goes to stdout with it."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; 0 good, 1 failure, 2 usage."""
+    _occupy_standard_descriptors()
     logging.basicConfig(format="tapio-agent: %(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr)
     try:
         return run(_parser().parse_args(argv))

@@ -16,6 +16,7 @@ import msgspec
 from tapio.errors import UsageError, describe_os_error
 
 DEFAULT_PATH = Path("/etc/tapio/tapio.toml")
+DOCUMENTED = Path(__file__).with_name("tapio.toml")
 INSTALLED_EBPF_DIR = Path("/opt/tapio/ebpf")
 CHECKOUT_EBPF_DIR = Path(__file__).resolve().parent.parent / "ebpf" / "build"
 
@@ -118,7 +119,7 @@ def _convert(values: dict[str, Any], source: str) -> Config:
     try:
         return msgspec.convert(values, Config)
     except msgspec.ValidationError as error:
-        raise UsageError(f"reading {source}: {_explain(str(error))}") from error
+        raise UsageError(f"reading {source}: {_explain(str(error))}: {DOCUMENTED} shows what is possible") from error
 
 
 def _explain(message: str) -> str:

@@ -89,12 +89,16 @@ class HeartbeatWriter:
         try:
             self._store.write(HEARTBEAT, msgspec.json.encode(self.snapshot(state)))
         except OSError as error:
-            message = f"writing the heartbeat: {describe_os_error(error)}: free space or check the data directory"
-            if message != self._telemetry.heartbeat_error:
-                log.warning(message)
-            self._telemetry.heartbeat_error = message
+            self._fail(f"writing the heartbeat: {describe_os_error(error)}: free space or check the data directory")
+        except Exception as error:  # noqa: BLE001  # a stage boundary: without heartbeat the agent looks dead
+            self._fail(f"writing the heartbeat: {type(error).__name__}: {error}: please report it")
         else:
             self._telemetry.heartbeat_error = ""
+
+    def _fail(self, message: str) -> None:
+        if message != self._telemetry.heartbeat_error:
+            log.warning(message)
+        self._telemetry.heartbeat_error = message
 
     def snapshot(self, state: Literal["running", "stopped"]) -> Heartbeat:
         """The heartbeat as of now."""

@@ -20,6 +20,7 @@ class Source:
         self.ring_descriptor = attachment.descriptors["events"]
         self.ring = RingBuffer(self.ring_descriptor, attachment.loaded.sizes["events"], memory.fence())
         self._counters = memory.HookCounters(attachment)
+        self._counters.check()
         self._settings = memory.Section(attachment, ".data", writable=True)
         self.telemetry = ObserverTelemetry(attachment.observer, read_hooks=self.hooks)
         self.telemetry.suppressed = self.observer.suppressed

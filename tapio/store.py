@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from tapio.errors import StoreError, describe_os_error
@@ -52,16 +53,29 @@ def open_directory(path: Path, uid: int, gid: int) -> int:
     return descriptor
 
 
+@contextlib.contextmanager
+def _as_user(uid: int, gid: int) -> Iterator[None]:
+    """Files made inside belong to `uid`: a root without CAP_DAC_OVERRIDE cannot write into its directory."""
+    own_uid, own_gid = os.geteuid(), os.getegid()
+    os.setegid(gid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(own_uid)
+        os.setegid(own_gid)
+
+
 def lock_directory(directory: int, path: Path, uid: int, gid: int) -> int:
     """Lock the directory for this process; StoreError names the pid that holds it. The lock dies with the process."""
     doing = f"locking the data directory {path}"
     try:
-        lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=directory)
+        with _as_user(uid, gid):
+            lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=directory)
     except OSError as error:
         raise StoreError(f"{doing}: {describe_os_error(error)}: choose another with --data-dir") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.fchown(lock, uid, gid)
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     except BlockingIOError as error:

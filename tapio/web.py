@@ -92,29 +92,32 @@ class WebServer:
         self._selector.register(client, selectors.EVENT_READ, connection)
 
     def _advance(self, connection: _Connection) -> None:
-        """Read more of the request, or write more of the answer."""
+        """Read more of the request, write more of the answer, or wait for the client to close."""
         try:
             if connection.answer is None:
-                data = connection.socket.recv(_MAX_HEAD)
-                connection.head += data
-                if not data:
-                    self._drop(connection)
-                    return
-                if (
-                    b"\r\n\r\n" not in connection.head
-                    and b"\n\n" not in connection.head
-                    and len(connection.head) < _MAX_HEAD
-                ):
-                    return
-                connection.answer = memoryview(self._answer(connection.head))
-                self._selector.modify(connection.socket, selectors.EVENT_WRITE, connection)
-            connection.answer = connection.answer[connection.socket.send(connection.answer) :]
-            if not connection.answer:
+                self._read(connection)
+            elif connection.answer:
+                connection.answer = connection.answer[connection.socket.send(connection.answer) :]
+                if not connection.answer:
+                    # Closing with unread input would reset the connection and cost the client its answer.
+                    connection.socket.shutdown(socket.SHUT_WR)
+                    self._selector.modify(connection.socket, selectors.EVENT_READ, connection)
+            elif not connection.socket.recv(_MAX_HEAD):
                 self._drop(connection)
         except BlockingIOError:
             return
         except OSError:  # the client is gone
             self._drop(connection)
+
+    def _read(self, connection: _Connection) -> None:
+        data = connection.socket.recv(_MAX_HEAD)
+        if not data:
+            self._drop(connection)
+            return
+        connection.head += data
+        if b"\r\n\r\n" in connection.head or b"\n\n" in connection.head or len(connection.head) >= _MAX_HEAD:
+            connection.answer = memoryview(self._answer(connection.head))
+            self._selector.modify(connection.socket, selectors.EVENT_WRITE, connection)
 
     def _drop(self, connection: _Connection) -> None:
         self._connections.pop(connection.socket, None)

@@ -3,6 +3,9 @@
  * The few kernel types that Tapio's programs read, with just the fields they use. CO-RE finds the true
  * offsets in the running kernel's BTF, so order and completeness do not matter here, names and types do.
  * Add a field when a program needs it; cite the commit when a kernel renamed or moved it.
+ *
+ * Every type here exists in every supported kernel. For a type that does not, libbpf searches the BTF of all
+ * modules, which takes CAP_SYS_ADMIN: test a field of a type that exists (a ___flavour of it) instead.
  */
 #ifndef TAPIO_KERNEL_H
 #define TAPIO_KERNEL_H

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import array
 import socket
+from collections.abc import Mapping
+from typing import TypeVar
 
 import msgspec
 
-from tapio.errors import LoaderError
+from tapio.errors import LoaderError, ObjectError
 from tapio.kernel.layout import Layout, Variable
 
 _MAX_BYTES = 1 << 17
 _MAX_DESCRIPTORS = 200
+_Value = TypeVar("_Value")
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -43,6 +46,23 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     sizes: dict[str, int]  # of the ring and the sections, in bytes
     features: dict[str, bool]
     cpus: int
+
+    def record(self, name: str) -> Layout:
+        """The layout of a record; ObjectError when the object has none of that name."""
+        return self._need(self.records, f"record {name}", name)
+
+    def enum(self, name: str) -> int:
+        """The value of an enumerator; ObjectError when the object has none of that name."""
+        return self._need(self.enums, f"enumerator {name}", name)
+
+    def feature(self, name: str) -> bool:
+        """What was found out about the kernel; ObjectError when the object does not ask for it."""
+        return self._need(self.features, f"global {name}", name)
+
+    def _need(self, table: Mapping[str, _Value], what: str, name: str) -> _Value:
+        if name not in table:
+            raise ObjectError(f"reading the object of {self.observer}: it has no {what}: rebuild it with 'make setup'")
+        return table[name]
 
 
 class More(msgspec.Struct, frozen=True, tag="more"):

@@ -8,7 +8,7 @@ import platform
 import struct
 from collections.abc import Callable, Mapping
 
-from tapio.errors import KernelError
+from tapio.errors import KernelError, ObjectError
 from tapio.kernel.attach import Attachment
 from tapio.kernel.layout import Layout, Variable, field_format
 
@@ -44,7 +44,7 @@ class Section:
     def _variable(self, name: str) -> tuple[Variable, Layout]:
         variable = self._variables.get(name)
         if variable is None or variable.layout is None:
-            raise KernelError(f"mapping {name}: the object has no such global: rebuild it with 'make setup'")
+            raise ObjectError(f"mapping {name}: the object has no such global: rebuild it with 'make setup'")
         return variable, variable.layout
 
     def sums(self, name: str, rows: int) -> dict[str, int]:
@@ -82,6 +82,13 @@ class HookCounters:
     def read(self) -> dict[str, dict[str, int]]:
         """For each hook: hits, submitted, lost, filtered, unreadable since the start of the agent."""
         return {hook: self._section.sums(f"{hook}_counters", self._cpus) for hook in self._hooks}
+
+    def check(self) -> None:
+        """ObjectError when a hook has no counters, or not those that the agent reads."""
+        for hook, counts in self.read().items():
+            missing = {"hits", "lost", "filtered", "unreadable"} - counts.keys()
+            if missing:
+                raise ObjectError(f"reading {hook}_counters: the object lacks {', '.join(sorted(missing))}: rebuild it")
 
     def close(self) -> None:
         """Unmap the counters."""

@@ -23,10 +23,10 @@ class ContainerObserver(Observer):
     name = "container"
 
     def __init__(self, loaded: Loaded) -> None:
-        self._decode_exit = make_decoder(loaded.records["exit_record"], _EXIT_FIELDS)
-        self._exit_kind, self._oom_kind = loaded.enums["RECORD_EXIT"], loaded.enums["RECORD_OOM"]
-        self._exits_come_once = loaded.features["process_exit_passes_group_dead"]
-        self._marks_name_victims = loaded.features["mark_victim_passes_task"]
+        self._decode_exit = make_decoder(loaded.record("exit_record"), _EXIT_FIELDS)
+        self._exit_kind, self._oom_kind = loaded.enum("RECORD_EXIT"), loaded.enum("RECORD_OOM")
+        self._exits_come_once = loaded.feature("process_exit_passes_group_dead")
+        self._marks_name_victims = loaded.feature("mark_victim_passes_task")
         self._exited: RecentMap[tuple[int, int], None] = RecentMap()
         self._ignored_comm: tuple[str, ...] = ()
         reasons = ("duplicate", "oom_victim", "already_exiting", "ignored_comm", "undecodable")

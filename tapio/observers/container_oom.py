@@ -53,8 +53,8 @@ class OomKills:
     """Marks to anomalies. Counts what it leaves out in `suppressed`."""
 
     def __init__(self, loaded: Loaded, suppressed: dict[str, int]) -> None:
-        self._decode = make_decoder(loaded.records["oom_record"], _OOM_FIELDS)
-        self._hit, self._none = loaded.enums["LIMIT_HIT"], loaded.enums["LIMIT_NONE"]
+        self._decode = make_decoder(loaded.record("oom_record"), _OOM_FIELDS)
+        self._hit, self._none = loaded.enum("LIMIT_HIT"), loaded.enum("LIMIT_NONE")
         self._page_bytes = resource.getpagesize()
         self._suppressed = suppressed
         self._reported: RecentMap[tuple[int, int], None] = RecentMap()

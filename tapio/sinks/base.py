@@ -121,6 +121,9 @@ class QueuedSink(abc.ABC):
         except OSError as error:
             written = 0
             self.fail(f"writing to {self.name}: {error.strerror or error}")
+        except Exception as error:  # noqa: BLE001  # a stage boundary: one bad batch must not end the sink
+            written = 0
+            self.fail(f"writing to {self.name}: {type(error).__name__}: {error}: please report it")
         with self._changed:
             self.results["accepted"] += written
             self.results["rejected"] += len(batch) - written

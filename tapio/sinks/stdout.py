@@ -7,7 +7,7 @@ import os
 import select
 from collections.abc import Sequence
 
-from tapio.errors import UsageError, describe_os_error
+from tapio.errors import describe_os_error
 from tapio.occurrence import Occurrence, encode
 from tapio.sinks.base import QueuedSink
 
@@ -20,10 +20,6 @@ class StdoutSink(QueuedSink):
     name = "stdout"
 
     def __init__(self, descriptor: int = 1) -> None:
-        try:
-            os.fstat(descriptor)
-        except OSError as error:
-            raise UsageError("opening the stdout sink: stdout is closed: redirect it, or choose --sink=file") from error
         self._descriptor = descriptor
         self._ended = False
         self._torn = False  # a line was cut off by an error

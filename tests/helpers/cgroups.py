@@ -45,7 +45,7 @@ class ScratchCgroup:
     def start(self, command: Sequence[str], **options: object) -> subprocess.Popen[bytes]:
         """Start a command inside."""
         options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **options}
-        return subprocess.Popen(command, preexec_fn=self.enter, **options)  # type: ignore[call-overload,no-any-return]  # noqa: PLW1509
+        return subprocess.Popen(command, preexec_fn=self.enter, **options)  # type: ignore[call-overload,no-any-return]
 
     def run(self, command: Sequence[str], **options: object) -> subprocess.Popen[bytes]:
         """Run a command inside and wait for it; returns it with pid and returncode."""

@@ -70,10 +70,8 @@ def eat_memory(threads: int, mebibytes: int = 1 << 20) -> None:
     """Fill memory in `threads` threads until killed, or up to a size and then wait."""
 
     def eat() -> None:
-        held = []
-        for _ in range(mebibytes):
-            held.append(bytearray(b"x") * (1 << 20))
-        time.sleep(60)
+        held = [bytearray(b"x") * (1 << 20) for _ in range(mebibytes)]
+        time.sleep(60 if held else 0)
 
     _start_threads(threads - 1, eat)
     eat()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -30,6 +31,13 @@ def programs_of(pid: int) -> set[int]:
             if line.startswith("prog_id:"):
                 found.add(int(line.split()[1]))
     return found
+
+
+def fill_disk(path: Path) -> None:
+    """Write until ENOSPC."""
+    with path.open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(b"x" * 4096)
 
 
 def test_no_rights_are_left_after_the_start(agent: RunningAgent) -> None:
@@ -167,9 +175,7 @@ def test_a_full_disk_is_counted_and_survived(tmp_path: Path, cgroup: ScratchCgro
     try:
         with running_agent(mount / "data", output_dir=tmp_path) as agent:
             wait_for(lambda: (agent.data_dir / ".agent.json").exists())
-            with (mount / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="No space"):
-                while True:
-                    filler.write(b"x" * 4096)
+            fill_disk(mount / "filler")
             for _ in range(13):
                 cgroup.run(["/bin/false"])
             wait_for(lambda: len(agent.of_cgroup(cgroup.id)) == 13)
@@ -181,3 +187,22 @@ def test_a_full_disk_is_counted_and_survived(tmp_path: Path, cgroup: ScratchCgro
             assert agent.process.poll() is None
     finally:
         subprocess.run(["umount", "-l", mount], check=True)
+
+
+def test_the_documented_capabilities_are_enough(tmp_path: Path, cgroup: ScratchCgroup) -> None:
+    """Two starts, so that the second one finds what belongs to the agent's user."""
+    names = ("bpf", "perfmon", "setuid", "setgid", "setpcap", "chown")
+    bounding = "--bounding-set=-all," + ",".join(f"+{name}" for name in names)
+    tmp_path.chmod(0o755)
+    for _ in range(2):
+        command = ["setpriv", bounding, AGENT, f"--data-dir={tmp_path / 'data'}", "--metrics-address=", "--sink=file"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        try:
+            assert process.stderr is not None
+            assert "observing" in process.stderr.readline()
+            cgroup.run(["/bin/false"])
+        finally:
+            process.terminate()
+            assert process.wait(10) == 0
+            process.stderr.close()
+    wait_for(lambda: sum(str(cgroup.id) in path.read_text() for path in (tmp_path / "data").glob("0*.json")) == 2)

@@ -1,0 +1,187 @@
+"""What can be wrong at the start: one line, the right exit code, nothing attached afterwards."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from helpers.kernel_state import loaded_programs
+from helpers.running_agent import AGENT, wait_for
+
+from tapio.config import CHECKOUT_EBPF_DIR
+from tapio.errors import KernelError, LoaderError
+from tapio.kernel import attach, loader
+
+pytestmark = pytest.mark.kernel
+
+OBJECT = "container_monitor.o"
+EBPF = CHECKOUT_EBPF_DIR.parent
+
+
+def refuse(command: Sequence[object], code: int, **options: object) -> str:
+    """Run a command that must fail with `code` and one line of error, and leave nothing attached; the line."""
+    before = set(loaded_programs())
+    ended = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, timeout=30, check=False, **options  # type: ignore[call-overload]
+    )  # fmt: skip
+    assert ended.returncode == code, ended.stderr
+    assert ended.stdout == ""
+    lines = [line for line in ended.stderr.splitlines() if " INFO: " not in line and " WARNING: " not in line]
+    assert len(lines) == 1, ended.stderr
+    assert lines[0].startswith("tapio-agent: ")
+    wait_for(lambda: set(loaded_programs()) <= before)
+    return lines[0]
+
+
+def refuse_agent(tmp_path: Path, *flags: object, code: int = 1) -> str:
+    return refuse([AGENT, f"--data-dir={tmp_path / 'data'}", "--metrics-address=", *flags], code)
+
+
+def test_no_rights() -> None:
+    line = refuse(["setpriv", "--reuid=1000", "--clear-groups", AGENT, "--check"], 1)
+    assert "missing CAP_BPF, CAP_PERFMON: run as root or grant them" in line
+
+
+@pytest.mark.parametrize(
+    ("removed", "named"),
+    [
+        ("-bpf,-sys_admin", "CAP_BPF"),
+        ("-perfmon,-sys_admin", "CAP_PERFMON"),
+        ("-setuid", "CAP_SETUID"),
+        ("-chown", "CAP_CHOWN"),
+    ],
+)
+def test_a_missing_capability_is_named(tmp_path: Path, removed: str, named: str) -> None:
+    line = refuse(["setpriv", f"--bounding-set={removed}", AGENT, f"--data-dir={tmp_path / 'data'}"], 1)
+    assert line.startswith(f"tapio-agent: attaching to the kernel: missing {named}: ")
+
+
+def test_an_object_that_is_missing(tmp_path: Path) -> None:
+    line = refuse_agent(tmp_path, f"--ebpf-dir={tmp_path}")
+    assert "no such file or directory: build it with 'make setup' or set --ebpf-dir" in line.lower()
+
+
+@pytest.mark.parametrize("length", [0, 30, 100, 5_000, 20_000, -100])
+def test_an_object_that_is_truncated(tmp_path: Path, length: int) -> None:
+    (tmp_path / OBJECT).write_bytes((CHECKOUT_EBPF_DIR / OBJECT).read_bytes()[:length])
+    assert "rebuild it with 'make setup'" in refuse_agent(tmp_path, f"--ebpf-dir={tmp_path}")
+
+
+def test_an_object_of_another_architecture(tmp_path: Path) -> None:
+    other = "x86" if os.uname().machine == "aarch64" else "arm64"
+    assert "built for" in refuse_agent(tmp_path, f"--ebpf-dir={CHECKOUT_EBPF_DIR / other}")
+    shutil.copy("/bin/true", tmp_path / OBJECT)
+    assert "built for another architecture" in refuse_agent(tmp_path, f"--ebpf-dir={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("status", "stat", "no field status"),
+        ("struct exit_record", "struct departure_record", "no record exit_record"),
+        ("RECORD_OOM", "RECORD_KILLED", "no enumerator RECORD_OOM"),
+        ("hits", "runs", "lacks hits"),
+        ("cgroup_id", "cgroup_ids[2]", "cgroup_id"),
+    ],
+)
+def test_an_object_with_a_changed_record(tmp_path: Path, old: str, new: str, message: str) -> None:
+    """The decoders cannot read it: the agent does not start, and `--check` says so too."""
+    sources = tmp_path / "ebpf"
+    shutil.copytree(EBPF, sources, ignore=shutil.ignore_patterns("build"))
+    for path in (sources / "headers" / "events.h", sources / "headers" / "task.h", sources / "headers" / "memcg.h",
+                 sources / "headers" / "ring.h", sources / "container_monitor.c"):  # fmt: skip
+        text = path.read_text()
+        if new == "cgroup_ids[2]":
+            text = text.replace("__u64 cgroup_id;", "__u64 cgroup_ids[2];").replace("->cgroup_id", "->cgroup_ids[0]")
+        elif old == "status":
+            text = text.replace("__u32 status; /* as", "__u32 stat; /* as").replace(
+                "record->status = status", "record->stat = status"
+            )
+        else:
+            text = text.replace(old, new)
+        path.write_text(text)
+    subprocess.run(["make", "-s", "-C", sources], check=True, capture_output=True)
+    assert message in refuse_agent(tmp_path, f"--ebpf-dir={sources / 'build'}")
+    checked = subprocess.run(
+        [AGENT, "--check", f"--ebpf-dir={sources / 'build'}"], capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 1
+    assert message in checked.stdout
+
+
+def test_a_data_directory_that_cannot_be_written(tmp_path: Path) -> None:
+    assert "opening the data directory /proc/tapio" in refuse([AGENT, "--data-dir=/proc/tapio"], 1)
+    assert "belongs to somebody else" in refuse([AGENT, "--data-dir=/etc"], 1)
+    (tmp_path / "file").write_text("")
+    assert "choose another with --data-dir" in refuse([AGENT, f"--data-dir={tmp_path / 'file'}"], 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sink=paper"], "--sink paper: there is no such sink: choose from stdout, file"),
+        (["--observer=weather"], "--observer weather: there is no such observer"),
+        (["--colour"], "unrecognized arguments: --colour"),
+        (["--config=/nonexistent"], "reading /nonexistent: no such file or directory"),
+        (["--metrics-address=nowhere"], "expected HOST:PORT"),
+    ],
+)
+def test_wrong_flags(tmp_path: Path, flags: list[str], message: str) -> None:
+    assert message in refuse_agent(tmp_path, *flags, code=2)
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        line = refuse([AGENT, f"--data-dir={tmp_path / 'data'}", f"--metrics-address={address}"], 1)
+    assert f"listening on {address} for /metrics: address already in use: choose another" in line
+
+
+def test_stdout_that_is_closed(tmp_path: Path) -> None:
+    line = refuse(["/bin/sh", "-c", 'exec "$@" >&-', "sh", AGENT, f"--data-dir={tmp_path / 'data'}"], 2)
+    assert "opening the stdout sink: stdout is closed" in line
+
+
+def test_a_configuration_that_the_new_user_cannot_read(tmp_path: Path) -> None:
+    config = tmp_path / "tapio.toml"
+    config.write_text("")
+    config.chmod(0o600)
+    line = refuse_agent(tmp_path, f"--config={config}", code=2)
+    assert f"reading {config} as uid 65534: permission denied" in line
+
+
+def test_bcc_that_cannot_be_imported(tmp_path: Path) -> None:
+    """A virtual environment with everything but the distribution's bcc."""
+    subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    (target,) = (tmp_path / "venv" / "lib").glob("python3*/site-packages")
+    (source,) = (Path(sys.prefix) / "lib").glob("python3*/site-packages")
+    for item in source.iterdir():
+        if item.name != "bcc":
+            (target / item.name).symlink_to(item)
+    with pytest.raises(LoaderError, match=r"importing bcc: .*python3-bpfcc.*never 'pip install bcc'"):
+        attach.attach({"container": CHECKOUT_EBPF_DIR / OBJECT}, 65536, str(tmp_path / "venv/bin/python"))
+
+
+def test_a_loader_that_crashes() -> None:
+    with pytest.raises(LoaderError, match="ended without an answer"):
+        attach.attach({"container": CHECKOUT_EBPF_DIR / OBJECT}, 65536, "/bin/false")
+
+
+class Libbpf:
+    """A kernel without ring buffers."""
+
+    def has_ring_buffer(self) -> bool:
+        return False
+
+
+def test_a_kernel_without_btf_or_ring_buffers(tmp_path: Path) -> None:
+    with pytest.raises(KernelError, match="this kernel has no BTF"):
+        loader.check_kernel(Libbpf(), tmp_path / "vmlinux")  # type: ignore[arg-type]
+    with pytest.raises(KernelError, match="this kernel has none, or forbids BPF"):
+        loader.check_kernel(Libbpf())  # type: ignore[arg-type]

@@ -1,0 +1,35 @@
+"""Which prototype means which era of the kernel."""
+
+from __future__ import annotations
+
+import pytest
+
+from tapio.kernel.features import detect
+
+INT, PTR = 1, 2
+
+
+class Prototypes:
+    def __init__(self, **arguments: list[int]) -> None:
+        self._arguments = arguments
+
+    def tracepoint_arguments(self, name: str) -> list[int] | None:
+        return self._arguments.get(name)
+
+
+@pytest.mark.parametrize(
+    ("exit_arguments", "mark_arguments", "expected"),
+    [
+        ([PTR], [INT], (False, False)),  # 5.8
+        ([PTR], [PTR, INT], (False, True)),  # 6.9, and backports to 5.10 and 6.1
+        ([PTR, INT], [PTR, INT], (True, True)),  # 6.16
+    ],
+)
+def test_eras(exit_arguments: list[int], mark_arguments: list[int], expected: tuple[bool, bool]) -> None:
+    kernel = Prototypes(sched_process_exit=exit_arguments, mark_victim=mark_arguments)
+    names = ["process_exit_passes_group_dead", "mark_victim_passes_task", "target_arch"]
+    assert tuple(detect(names, kernel).values()) == expected
+
+
+def test_a_kernel_without_the_tracepoint_has_no_feature() -> None:
+    assert detect(["mark_victim_passes_task"], Prototypes()) == {"mark_victim_passes_task": False}
