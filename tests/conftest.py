@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tapio.errors import PrivilegeError
 from tapio.kernel import privileges
+
+# A shared, noisy machine: slow generation and slow examples are no failures.
+settings.register_profile("tapio", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tapio")
 
 
 def _cannot_attach() -> str:

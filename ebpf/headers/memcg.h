@@ -13,9 +13,9 @@
 
 #include "task.h"
 
-#define MAX_MEMCG_DEPTH	 16
-#define UNLIMITED_PAGES	 (1ULL << 46) /* PAGE_COUNTER_MAX is 2^51 with 4 KiB pages, 2^47 with 64 KiB pages */
-#define NEAR_LIMIT_PAGES 128	      /* a failed charge is at most 64 pages; other CPUs may give some back */
+#define MAX_MEMCG_DEPTH 16
+#define UNLIMITED_PAGES (1ULL << 46) /* PAGE_COUNTER_MAX is 2^51 with 4 KiB pages, 2^47 with 64 KiB pages */
+#define NEAR_LIMIT_PAGES 128	     /* a failed charge is at most 64 pages; other CPUs may give some back */
 
 static __always_inline struct mem_cgroup *memcg_of(struct cgroup_subsys_state *css)
 {

@@ -44,7 +44,7 @@ def refuse_agent(tmp_path: Path, *flags: object, code: int = 1) -> str:
 
 
 def test_no_rights() -> None:
-    line = refuse(["setpriv", "--reuid=1000", "--clear-groups", AGENT, "--check"], 1)
+    line = refuse(["setpriv", "--bounding-set=-all", AGENT, "--check"], 1)
     assert "missing CAP_BPF, CAP_PERFMON: run as root or grant them" in line
 
 
