@@ -67,12 +67,15 @@ class Telemetry:
         return time.monotonic() - self.drained_at > STALLED_AFTER_S
 
     def trouble(self) -> str:
-        """Why the agent is not ready, '' when it is: every hook attached and the rings being drained."""
+        """Why the agent is not ready, '' when it is: every hook attached and the rings being drained.
+
+        An observer that is off with a reason since the start (no PMU, say) is shown, but is no trouble.
+        """
         if self.is_stalled():
             return f"the rings were not drained within the last {STALLED_AFTER_S:.0f} s"
         for observer in self.observers.values():
-            hooks = observer.read_hooks()
-            if not observer.is_up(hooks):
-                missing = [f"{hook.name}: {hook.reason}" for hook in hooks if not hook.attached]
-                return f"observer {observer.name} is off: {observer.reason or '; '.join(missing)}"
+            missing = [hook for hook in observer.read_hooks() if not hook.attached]
+            if missing:
+                reasons = "; ".join(f"{hook.name} is detached {hook.reason}".rstrip() for hook in missing)
+                return f"observer {observer.name} is blind: {reasons}"
         return ""
