@@ -34,14 +34,14 @@ static __always_inline bool is_ignored(__u32 status, struct task_struct *task)
 {
 	__u32 signal = status & 0x7f;
 	__u32 code = signal ? 128 + signal : (status >> 8) & 0xff;
-	struct task_identity self = {};
+	struct namespace_pid own;
 
 	if (settings.ignored_exit_codes[(code >> 6) & 3] & (1ULL << (code & 63)))
 		return true;
 	if (!settings.main_process_only || signal)
 		return false;
-	identify(&self, task);
-	return self.ns_level == 0 || self.ns_pid != 1;
+	own = own_namespace_pid(task);
+	return own.level == 0 || own.pid != 1;
 }
 
 SEC("tp_btf/sched_process_exit")

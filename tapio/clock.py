@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 
@@ -12,7 +13,8 @@ class WallClock:
     The offset is taken anew on every `sync`, so that a step of the wall clock (NTP, a resumed VM) is followed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wall_ns: Callable[[], int] = time.time_ns) -> None:
+        self._wall_ns = wall_ns
         self._offset_ns = 0
         self.sync()
 
@@ -21,7 +23,7 @@ class WallClock:
         tries = []
         for _ in range(2):
             before = boot_ns()
-            wall = time.time_ns()
+            wall = self._wall_ns()
             after = boot_ns()
             tries.append((after - before, wall - (before + after) // 2))
         self._offset_ns = min(tries)[1]

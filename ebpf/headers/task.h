@@ -23,12 +23,30 @@ static __always_inline struct cgroup_subsys_state *memory_css(struct task_struct
 	return css;
 }
 
+struct namespace_pid {
+	__u32 pid;   /* 1: the namespace's first process, in a container its main process */
+	__u32 level; /* 0: the initial namespace */
+};
+
+/* The task's pid in its own pid namespace. */
+static __always_inline struct namespace_pid own_namespace_pid(struct task_struct *task)
+{
+	struct pid *pid = BPF_CORE_READ(task, signal, pids[PIDTYPE_TGID]);
+	struct namespace_pid own = {.level = BPF_CORE_READ(pid, level)};
+	struct upid number = {};
+
+	bpf_probe_read_kernel(&number, sizeof(number),
+			      (void *)pid + bpf_core_field_offset(struct pid, numbers) +
+				      (__u64)(own.level & 0xff) * bpf_core_type_size(struct upid));
+	own.pid = number.nr;
+	return own;
+}
+
 static __always_inline void identify(struct task_identity *identity, struct task_struct *task)
 {
 	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
 	struct cgroup *memory = BPF_CORE_READ(memory_css(task), cgroup);
-	struct pid *pid = BPF_CORE_READ(task, signal, pids[PIDTYPE_TGID]);
-	struct upid own = {};
+	struct namespace_pid own = own_namespace_pid(task);
 
 	identity->start_boot_ns = BPF_CORE_READ(leader, start_boottime);
 	identity->cgroup_id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
@@ -37,11 +55,8 @@ static __always_inline void identify(struct task_identity *identity, struct task
 	identity->pid = BPF_CORE_READ(task, tgid);
 	identity->ppid = BPF_CORE_READ(leader, real_parent, tgid);
 	identity->uid = BPF_CORE_READ(leader, cred, uid.val);
-	identity->ns_level = BPF_CORE_READ(pid, level);
-	bpf_probe_read_kernel(&own, sizeof(own),
-			      (void *)pid + bpf_core_field_offset(struct pid, numbers) +
-				  (__u64)(identity->ns_level & 0xff) * bpf_core_type_size(struct upid));
-	identity->ns_pid = own.nr;
+	identity->ns_pid = own.pid;
+	identity->ns_level = own.level;
 	BPF_CORE_READ_STR_INTO(&identity->comm, leader, comm);
 }
 

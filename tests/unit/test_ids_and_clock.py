@@ -32,6 +32,15 @@ def test_boot_time_becomes_wall_time() -> None:
     assert abs(clock.unix_ns(boot_ns()) - time.time_ns()) < 50_000_000
 
 
+def test_a_step_of_the_wall_clock_is_followed() -> None:
+    now = 1_700_000_000_000_000_000
+    clock = WallClock(lambda: now)
+    assert abs(clock.unix_ns(boot_ns()) - now) < 50_000_000
+    now -= 3_600_000_000_000
+    clock.sync()
+    assert abs(clock.unix_ns(boot_ns()) - now) < 50_000_000
+
+
 @given(st.integers(0, 4_000_000_000_000_000_000))
 def test_timestamps_are_utc_with_milliseconds(unix_ns: int) -> None:
     seconds, milliseconds = divmod(unix_ns // 1_000_000, 1000)
