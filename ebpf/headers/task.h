@@ -37,7 +37,7 @@ static __always_inline struct namespace_pid own_namespace_pid(struct task_struct
 
 	bpf_probe_read_kernel(&number, sizeof(number),
 			      (void *)pid + bpf_core_field_offset(struct pid, numbers) +
-				      (__u64)(own.level & 0xff) * bpf_core_type_size(struct upid));
+				  (__u64)(own.level & 0xff) * bpf_core_type_size(struct upid));
 	own.pid = number.nr;
 	return own;
 }
