@@ -52,17 +52,20 @@ int sched_process_exit(__u64 *ctx)
 	struct signal_struct *signal = BPF_CORE_READ(task, signal);
 	struct exit_record *record;
 	struct reservation r;
+	bool is_process;
 	__u32 status;
 
 	counters->hits++;
 	if (process_exit_passes_group_dead) {
-		if (!(ctx[1] & 0xff))
-			return 0;
-	} else if (BPF_CORE_READ(signal, live.counter)) {
-		return 0; /* the last two threads can both see 0 here: the decoder drops the second record */
+		is_process = ctx[1] & 0xff;
+	} else {
+		/* The last two threads can both see 0 here: the decoder drops the second record. */
+		is_process = BPF_CORE_READ(signal, live.counter) == 0;
 	}
-	if (BPF_CORE_READ(task, flags) & PF_KTHREAD)
+	if (!is_process || BPF_CORE_READ(task, flags) & PF_KTHREAD) {
+		counters->filtered++;
 		return 0;
+	}
 
 	if (BPF_CORE_READ(signal, flags) & SIGNAL_GROUP_EXIT)
 		status = BPF_CORE_READ(signal, group_exit_code);

@@ -68,7 +68,12 @@ class Agent:
         directory = open_directory(path, uid, gid)
         lock = lock_directory(directory, path, uid, gid)
         store = Store(directory)
-        failed = self._attach()
+        try:
+            failed = self._attach()
+        except TapioError:
+            if self._stopping:  # whoever ended us may have ended the loader too
+                return
+            raise
         for name in _CODECS:  # after the drop the interpreter's files may be out of reach
             codecs.lookup(name)
         privileges.drop(uid, gid)
@@ -106,10 +111,10 @@ class Agent:
         folder = self._config.find_ebpf_dir()
         objects: dict[str, Path] = {name: folder / f"{name}_monitor.o" for name in self._config.observers}
         outcome = attach.attach(objects, self._config.kernel.ring_kib * 1024)
-        for name, reason in outcome.failed.items():
-            log.warning("observer %s is off: %s", name, reason)
         if not outcome.attached:
             raise KernelError("; ".join(dict.fromkeys(outcome.failed.values())))
+        for name, reason in outcome.failed.items():
+            log.warning("observer %s is off: %s", name, reason)
         for attachment in outcome.attached:
             for hook in attachment.hooks:
                 if hook.reason:
@@ -226,6 +231,9 @@ class Agent:
             config = self._reload()
         except TapioError as error:
             log.error("%s; the thresholds in force stay", error)
+            return
+        except Exception as error:  # noqa: BLE001  # a stage boundary: no file may end a running agent
+            log.error("reading the configuration: %r; the thresholds in force stay", error)
             return
         for source in self._sources:
             source.configure(config)

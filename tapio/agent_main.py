@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any, NoReturn, get_args
 from tapio import __version__
 from tapio import config as configuration
 from tapio.config import Config, ObserverName, SinkName
-from tapio.errors import TapioError, UsageError
+from tapio.errors import TapioError, UsageError, one_line
 from tapio.kernel import attach, privileges
 from tapio.source import Source
 
@@ -58,6 +60,9 @@ def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
         for name in names or ():
             if name not in known:
                 raise UsageError(f"{flag} {name}: there is no such {flag[2:]}: choose from {', '.join(known)}")
+    for text in (arguments.data_dir, arguments.ebpf_dir, arguments.metrics_address):
+        if text is not None and not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+            raise UsageError(f"reading the flags: {text!r} is not UTF-8: choose another name")
     values = {
         "sinks": arguments.sink,
         "observers": arguments.observer,
@@ -100,15 +105,19 @@ def run(arguments: argparse.Namespace) -> int:
         return configuration.load(path, flags, os.environ)
 
     config = load()
-    if "stdout" in config.sinks and sys.stdout is None and not arguments.check:
-        raise UsageError("opening the stdout sink: stdout is closed: redirect it, or choose another --sink")
+    node = os.environ.get("NODE_NAME", "")
+    if node and not node.isprintable():
+        raise UsageError(f"reading NODE_NAME {node!r}: it has characters that cannot be printed: set the node's name")
+    privileges.find_user(config.user)
     privileges.check(will_drop=not arguments.check)
     if arguments.check:
         return check(config, named=arguments.observer is not None)
+    if "stdout" in config.sinks and sys.stdout is None:
+        raise UsageError("opening the stdout sink: stdout is closed: redirect it, or choose another --sink")
     from tapio.agent import Agent  # after the quick answers: it imports everything
 
     in_force = path or (configuration.DEFAULT_PATH if configuration.DEFAULT_PATH.exists() else None)
-    Agent(config, load, in_force, os.environ.get("NODE_NAME", "")).run()
+    Agent(config, load, in_force, node).run()
     return 0
 
 
@@ -119,23 +128,49 @@ def _occupy_standard_descriptors() -> None:
     os.close(descriptor)
 
 
+class _OneLine(logging.Formatter):
+    """A log line is a line, whatever is in it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
+
+
+def _fail(message: str, code: int) -> int:
+    with contextlib.suppress(OSError):
+        print(f"tapio-agent: {one_line(message)}", file=sys.stderr, flush=True)
+    return code
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; 0 good, 1 failure, 2 usage."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the agent reloads on it
     _occupy_standard_descriptors()
-    logging.basicConfig(format="tapio-agent: %(levelname)s: %(message)s", level=logging.INFO, stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine("tapio-agent: %(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
+    logging.raiseExceptions = False  # a stderr that is full or closed is no reason to end
     try:
-        return run(_parser().parse_args(argv))
+        try:
+            return run(_parser().parse_args(argv))
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except TapioError as error:
-        print(f"tapio-agent: {error}", file=sys.stderr)
-        return error.exit_code
+        return _fail(str(error), error.exit_code)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # the reader of --help or --check had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except (OSError, RuntimeError, MemoryError) as error:
+        if os.environ.get("TAPIO_DEBUG"):
+            raise
+        return _fail(f"the system refused: {error}: raise its limits (ulimit -n, -u, -v) or free what is full", 1)
     except Exception as error:  # the last boundary: a defect must not end in a traceback
         if os.environ.get("TAPIO_DEBUG"):
             raise
         kind = type(error).__name__
-        print(f"tapio-agent: internal error: {kind}: {error}: please report it with TAPIO_DEBUG=1", file=sys.stderr)
-        return 1
+        return _fail(f"internal error: {kind}: {error}: please report it with TAPIO_DEBUG=1", 1)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ ObserverName = Literal["container"]
 SinkName = Literal["stdout", "file"]
 _ExitCode = Annotated[int, msgspec.Meta(ge=0, le=255)]
 _MAX = 1 << 40
+_COMM_MAX = 15  # TASK_COMM_LEN - 1
+_Path = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*$")]
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,6 +47,11 @@ class ContainerConfig(_Section, frozen=True):
     ignore_exit_codes: tuple[_ExitCode, ...] = ()
     ignore_comm: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for pattern in self.ignore_comm:
+            if len(pattern.replace("*", "")) > _COMM_MAX and "[" not in pattern:
+                raise ValueError(f"{pattern!r} can match no name: the kernel keeps {_COMM_MAX} characters of a name")
+
 
 class FileConfig(_Section, frozen=True):
     """How long occurrence files are kept."""
@@ -56,10 +64,10 @@ class FileConfig(_Section, frozen=True):
 class Config(_Section, frozen=True):
     """Everything that can be set."""
 
-    sinks: tuple[SinkName, ...] = ("stdout",)
-    observers: tuple[ObserverName, ...] = ("container",)
-    data_dir: Annotated[str, msgspec.Meta(min_length=1)] = ".tapio/occurrences"
-    ebpf_dir: str = ""
+    sinks: Annotated[tuple[SinkName, ...], msgspec.Meta(min_length=1)] = ("stdout",)
+    observers: Annotated[tuple[ObserverName, ...], msgspec.Meta(min_length=1)] = ("container",)
+    data_dir: Annotated[_Path, msgspec.Meta(min_length=1)] = ".tapio/occurrences"
+    ebpf_dir: _Path = ""
     metrics_address: str = "127.0.0.1:9464"
     user: Annotated[str, msgspec.Meta(min_length=1)] = "nobody"
     kernel: KernelConfig = KernelConfig()
@@ -77,6 +85,10 @@ class Config(_Section, frozen=True):
         if not self.metrics_address:
             return None
         host, colon, port = self.metrics_address.rpartition(":")
+        try:
+            host.encode("idna")
+        except UnicodeError:
+            colon = ""
         if not colon or not port.isdecimal() or int(port) > 65535:
             raise UsageError(f"reading metrics_address {self.metrics_address!r}: expected HOST:PORT, as 127.0.0.1:9464")
         return host.strip("[]"), int(port)
@@ -91,7 +103,7 @@ def load(
     key, and the path of what is wrong.
     """
     values: dict[str, Any] = {}
-    if path is None and default_path.exists():
+    if path is None and os.path.exists(default_path):  # noqa: PTH110  # Path.exists() raises in a closed folder
         path = default_path
     if path is not None:
         values = _read(path)
@@ -111,7 +123,7 @@ def _read(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"reading {path}: {describe_os_error(error)}: check the path and its permissions") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError, an integer without end
         raise UsageError(f"reading {path}: not valid TOML: {error}") from error
 
 
@@ -126,7 +138,7 @@ def _explain(message: str) -> str:
     """Msgspec's 'Expected `int`, got `str` - at `$.file.max_mib`' as 'file.max_mib: expected int, got str'."""
     text, _, where = message.partition(" - at ")
     place = where.strip("`").removeprefix("$").removeprefix(".")
-    unknown = re.search(r"unknown field `(.*)`", text)
+    unknown = re.search(r"unknown field `(.*)`", text, re.DOTALL)
     if unknown:
         path = f"{place}.{unknown[1]}" if place else unknown[1]
         return f"{path}: there is no such key"

@@ -53,6 +53,11 @@ class OccurrenceError(TapioError):
     """Bytes that are not a valid occurrence."""
 
 
+def one_line(text: str) -> str:
+    """The text with line ends, control characters and what is not UTF-8 escaped: safe on any terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def describe_os_error(error: OSError) -> str:
     """The kernel's words for `error` without Python's decoration: 'no space left on device'."""
     text = os.strerror(error.errno) if error.errno else str(error)

@@ -11,7 +11,8 @@ import contextlib
 import fcntl
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tapio.errors import StoreError, describe_os_error
@@ -20,6 +21,7 @@ HEARTBEAT = ".agent.json"
 _LOCK = ".lock"
 _NAME = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\.json")
 _TEMPORARY = re.compile(r"\.([0-7][0-9A-HJKMNP-TV-Z]{25}\.json|\.agent\.json)\.tmp")
+_STOCK_S = 60.0
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -34,12 +36,14 @@ def open_directory(path: Path, uid: int, gid: int) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o755)
+        if path.is_symlink():
+            raise StoreError(f"{doing}: it is a symbolic link, which could be turned elsewhere: name its target")
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise StoreError(f"{doing}: {describe_os_error(error)}: choose another with --data-dir") from error
     try:
         if os.fstat(descriptor).st_uid != uid:
-            if _LOCK not in os.listdir(descriptor) and os.listdir(descriptor):
+            if os.listdir(descriptor) and not _is_locked_by(descriptor, uid):
                 raise StoreError(
                     f"{doing}: it belongs to somebody else and is not empty: choose another with --data-dir"
                 )
@@ -51,6 +55,14 @@ def open_directory(path: Path, uid: int, gid: int) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _is_locked_by(directory: int, uid: int) -> bool:
+    """Whether an agent with this uid used the directory before."""
+    try:
+        return os.stat(_LOCK, dir_fd=directory, follow_symlinks=False).st_uid == uid
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager
@@ -150,10 +162,17 @@ class Store:
 class Retention:
     """Removes the oldest occurrence files beyond a number, a total size and an age."""
 
-    def __init__(self, store: Store) -> None:
-        """Takes stock of what is there: one stat for each file."""
+    def __init__(self, store: Store, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._store = store
-        self._files = collections.deque((name, store.size(name)) for name in store.occurrences())
+        self._monotonic = monotonic
+        self._files: collections.deque[tuple[str, int]] = collections.deque()
+        self._bytes = 0
+        self._take_stock()
+
+    def _take_stock(self) -> None:
+        """Look at what is there: one stat for each file."""
+        self._stock_taken = self._monotonic()
+        self._files = collections.deque((name, self._store.size(name)) for name in self._store.occurrences())
         self._bytes = sum(size for _, size in self._files)
 
     def add(self, name: str, size: int) -> None:
@@ -161,13 +180,24 @@ class Retention:
         self._files.append((name, size))
         self._bytes += size
 
-    def apply(self, *, max_files: int, max_bytes: int, min_emission_ms: int) -> None:
-        """Remove what is too much or too old; the newest file always stays unless it is too old."""
+    def apply(self, *, max_files: int, max_bytes: int, min_emission_ms: int) -> str:
+        """Remove what is too much or too old; the newest file always stays unless it is too old.
+
+        Returns what went wrong with the last file that could not be removed, '' if all could: it is skipped.
+        """
+        trouble = ""
         while self._files:
             name, size = self._files[0]
             too_much = len(self._files) > max_files or (self._bytes > max_bytes and len(self._files) > 1)
             if not too_much and emission_ms(name) >= min_emission_ms:
-                return
-            self._store.remove(name)
+                break
+            if self._monotonic() - self._stock_taken > _STOCK_S:
+                self._take_stock()  # somebody else may have removed files
+                continue
+            try:
+                self._store.remove(name)
+            except OSError as error:
+                trouble = f"{name}: {describe_os_error(error)}"
             self._files.popleft()
             self._bytes -= size
+        return trouble

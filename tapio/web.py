@@ -40,8 +40,10 @@ class WebServer:
         try:
             family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0][0]
             self._listener = socket.create_server((host, port), family=family, backlog=128)
-        except OSError as error:
-            what = error.strerror if isinstance(error, socket.gaierror) else describe_os_error(error)
+        except (OSError, UnicodeError) as error:
+            what = "there is no such address"
+            if isinstance(error, OSError) and not isinstance(error, socket.gaierror):
+                what = describe_os_error(error)
             raise TapioError(
                 f"listening on {host}:{port} for /metrics: {what}: choose another --metrics-address, or '' for none"
             ) from error

@@ -19,7 +19,10 @@ enum record_kind {
 	RECORD_OOM = 2,
 };
 
-/* Per hook and CPU, in .bss as `<hook>_counters`. One program owns a hook's row on a CPU: no atomics needed. */
+/*
+ * Per hook and CPU, in .bss as `<hook>_counters`. One program owns a hook's row on a CPU: no atomics needed.
+ * hits = submitted + lost + filtered + unreadable.
+ */
 struct hook_counters {
 	__u64 hits;	  /* times the program ran */
 	__u64 submitted;  /* records put into the ring */

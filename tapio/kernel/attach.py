@@ -82,7 +82,11 @@ def attach(objects: Mapping[str, Path], ring_bytes: int, interpreter: str = sys.
     with (
         ours,
         subprocess.Popen(  # noqa: S603  # our own interpreter and module
-            command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+            command,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         ) as child,
     ):
         theirs.close()

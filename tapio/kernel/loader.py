@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -31,8 +32,11 @@ _EM_BPF = 247
 def check_object(path: Path) -> None:
     """ObjectError unless `path` is a complete little-endian ELF file for BPF."""
     doing = f"opening {path}"
+    if path.exists() and not path.is_file():
+        raise ObjectError(f"{doing}: not a file: build it with 'make setup' or set --ebpf-dir")
     try:
-        head = path.read_bytes()[:64]
+        with path.open("rb") as file:
+            head = file.read(64)
     except OSError as error:
         raise ObjectError(f"{doing}: {error.strerror}: build it with 'make setup' or set --ebpf-dir") from error
     if len(head) < 64 or head[:4] != b"\x7fELF":
@@ -185,4 +189,6 @@ def run(request: Request, answers: socket.socket) -> None:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):  # meant for the agent, which will end us
+        signal.signal(number, signal.SIG_IGN)
     run(msgspec.json.decode(sys.argv[2].encode(), type=Request), socket.socket(fileno=int(sys.argv[1])))

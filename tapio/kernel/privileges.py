@@ -27,6 +27,7 @@ _TO_DROP = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP", "CAP_CHOWN")
 
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 4
+_NO_UID = (1 << 32) - 1
 _CAPSET_VERSION_3 = 0x20080522
 
 
@@ -53,10 +54,12 @@ def check(*, will_drop: bool, proc_root: Path = Path("/proc")) -> None:
 
 def find_user(name: str) -> tuple[int, int]:
     """The uid and gid of a user name or of a number without an entry; UsageError for an unknown name and root."""
+    if name.isdecimal() and (len(name) > 10 or int(name) >= _NO_UID):
+        raise UsageError(f"looking up user {name}: a uid is below {_NO_UID}: choose an unprivileged user")
     try:
         entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
         uid, gid = entry.pw_uid, entry.pw_gid
-    except KeyError as error:
+    except (KeyError, ValueError) as error:  # ValueError: a NUL in the name
         if not name.isdecimal():
             raise UsageError(
                 f"looking up user {name!r}: there is none: set `user` to an existing name or a uid"

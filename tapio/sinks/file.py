@@ -50,10 +50,12 @@ class FileSink(QueuedSink):
             if self._retention is None:
                 self._store.remove_leftovers()
                 self._retention = Retention(self._store)
-            self._retention.apply(
+            trouble = self._retention.apply(
                 max_files=self.config.max_files,
                 max_bytes=self.config.max_mib << 20,
                 min_emission_ms=time.time_ns() // 1_000_000 - int(self.config.max_age_days * _DAY_MS),
             )
         except OSError as error:
-            self.fail(f"removing old occurrence files: {describe_os_error(error)}: check the data directory")
+            trouble = describe_os_error(error)
+        if trouble:
+            self.fail(f"removing old occurrence files: {trouble}: remove it by hand, or check the data directory")

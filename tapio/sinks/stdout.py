@@ -26,17 +26,12 @@ class StdoutSink(QueuedSink):
         super().__init__(limit=_QUEUE_LIMIT, batch=256)
 
     def write(self, batch: Sequence[Occurrence]) -> int:
-        """Write whole lines; a broken pipe rejects this batch and everything after it."""
-        written = 0
-        for occurrence in batch:
-            if self._ended or not self._write_line(encode(occurrence) + b"\n"):
-                break
-            written += 1
-        return written
-
-    def _write_line(self, line: bytes) -> bool:
-        rest = memoryview(b"\n" + line if self._torn else line)
-        whole = len(rest)
+        """Write whole lines, many at once; a broken pipe rejects this batch and everything after it."""
+        if self._ended:
+            return 0
+        lines = [encode(occurrence) + b"\n" for occurrence in batch]
+        document = memoryview(b"\n" + b"".join(lines) if self._torn else b"".join(lines))
+        rest = document
         while rest:
             try:
                 rest = rest[os.write(self._descriptor, rest) :]
@@ -44,11 +39,13 @@ class StdoutSink(QueuedSink):
                 select.select([], [self._descriptor], [])
             except OSError as error:
                 self._ended = error.errno in (errno.EPIPE, errno.EBADF)
-                self._torn = self._torn or len(rest) < whole
                 what = (
                     "the reader is gone: this sink ends, the agent runs on" if self._ended else describe_os_error(error)
                 )
                 self.fail(f"writing to stdout: {what}")
-                return False
+                written = bytes(document[: len(document) - len(rest)])
+                whole = written.removeprefix(b"\n").count(b"\n")
+                self._torn = not written.endswith(b"\n") if written else self._torn
+                return whole
         self._torn = False
-        return True
+        return len(batch)

@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,12 +24,11 @@ OBJECT = "container_monitor.o"
 EBPF = CHECKOUT_EBPF_DIR.parent
 
 
-def refuse(command: Sequence[object], code: int, **options: object) -> str:
+def refuse(command: Sequence[object], code: int, env: Mapping[bytes, bytes] | None = None) -> str:
     """Run a command that must fail with `code` and one line of error, and leave nothing attached; the line."""
     before = set(loaded_programs())
-    ended = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, timeout=30, check=False, **options  # type: ignore[call-overload]
-    )  # fmt: skip
+    words = [word if isinstance(word, bytes) else str(word) for word in command]
+    ended = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False, env=env)
     assert ended.returncode == code, ended.stderr
     assert ended.stdout == ""
     lines = [line for line in ended.stderr.splitlines() if " INFO: " not in line and " WARNING: " not in line]
@@ -130,9 +129,11 @@ def test_a_data_directory_that_cannot_be_written(tmp_path: Path) -> None:
         (["--colour"], "unrecognized arguments: --colour"),
         (["--config=/nonexistent"], "reading /nonexistent: no such file or directory"),
         (["--metrics-address=nowhere"], "expected HOST:PORT"),
+        (["--metrics-address=..:1"], "expected HOST:PORT"),
+        ([b"--ebpf-dir=\xff"], "is not UTF-8"),
     ],
 )
-def test_wrong_flags(tmp_path: Path, flags: list[str], message: str) -> None:
+def test_wrong_flags(tmp_path: Path, flags: list[str | bytes], message: str) -> None:
     assert message in refuse_agent(tmp_path, *flags, code=2)
 
 
@@ -185,3 +186,34 @@ def test_a_kernel_without_btf_or_ring_buffers(tmp_path: Path) -> None:
         loader.check_kernel(Libbpf(), tmp_path / "vmlinux")  # type: ignore[arg-type]
     with pytest.raises(KernelError, match="this kernel has none, or forbids BPF"):
         loader.check_kernel(Libbpf())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("user", ["root", "0", "nosuchuser", "4294967295", "9" * 30, "a\\u0000b"])
+def test_users_that_cannot_be(tmp_path: Path, user: str) -> None:
+    config = tmp_path / "tapio.toml"
+    config.write_text(f'user = "{user}"\n')
+    assert "looking up user" in refuse_agent(tmp_path, f"--config={config}", code=2)
+
+
+def test_a_node_name_that_is_not_text() -> None:
+    environment = {**os.environb, b"NODE_NAME": b"n\xff"}
+    assert "reading NODE_NAME" in refuse([AGENT], 2, env=environment)
+
+
+def test_a_key_with_control_characters_is_one_harmless_line(tmp_path: Path) -> None:
+    config = tmp_path / "tapio.toml"
+    config.write_text('"a\\nb\\u001b[31m" = 1\n')
+    assert r"a\nb\x1b[31m: there is no such key" in refuse_agent(tmp_path, f"--config={config}", code=2)
+
+
+@pytest.mark.parametrize("limit", ["-n 12", "-n 16"])
+def test_too_few_descriptors(tmp_path: Path, limit: str) -> None:
+    command = ["/bin/sh", "-c", f'ulimit {limit}; exec "$@"', "sh", AGENT, f"--data-dir={tmp_path / 'data'}"]
+    line = refuse([*command, "--metrics-address=127.0.0.1:0"], 1)
+    assert "ulimit" in line
+
+
+@pytest.mark.parametrize("flag", ["--check", "--help"])
+def test_a_reader_that_had_enough(flag: str) -> None:
+    ended = subprocess.run(["/bin/sh", "-c", f"{AGENT} {flag} | true"], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -206,3 +206,35 @@ def test_the_documented_capabilities_are_enough(tmp_path: Path, cgroup: ScratchC
             assert process.wait(10) == 0
             process.stderr.close()
     wait_for(lambda: sum(str(cgroup.id) in path.read_text() for path in (tmp_path / "data").glob("0*.json")) == 2)
+
+
+@pytest.mark.parametrize("delay_s", [0.1, 0.2, 0.3, 0.5])
+def test_a_signal_to_the_whole_group_during_the_start(tmp_path: Path, delay_s: float) -> None:
+    """Systemd and terminals signal all processes: SIGHUP does no harm, SIGTERM is a clean stop."""
+    command = [AGENT, "--sink=file", f"--data-dir={tmp_path / 'data'}", "--metrics-address="]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, stderr=log, start_new_session=True)
+    try:
+        time.sleep(delay_s)
+        os.killpg(process.pid, signal.SIGHUP)
+        time.sleep(0.05)
+        assert process.poll() in (None, -signal.SIGHUP)  # before the interpreter runs our first line
+        os.killpg(process.pid, signal.SIGTERM) if process.poll() is None else None
+        assert process.wait(10) in (0, -signal.SIGTERM, -signal.SIGHUP)
+    finally:
+        process.kill()
+        process.wait()
+    assert "ended without an answer" not in (tmp_path / "log").read_text()
+
+
+def test_no_configuration_file_can_end_a_running_agent(tmp_path: Path) -> None:
+    config = tmp_path / "tapio.toml"
+    config.write_text("")
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    with running_agent(tmp_path / "data", f"--config={config}") as agent:
+        for number, text in enumerate((f"x = {'1' * 5000}", "x = " + "[" * 50_000, "\0", "x = 1", None), 1):
+            config.write_text(text) if text is not None else config.unlink()
+            agent.process.send_signal(signal.SIGHUP)
+            wait_for(lambda expected=number: agent.log.read_text().count("the thresholds in force stay") == expected)
+        assert agent.is_ready()

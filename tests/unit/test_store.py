@@ -91,6 +91,29 @@ def test_a_file_that_vanished_is_no_error(store: Store, tmp_path: Path) -> None:
     assert store.occurrences() == names[2:]
 
 
+def test_what_cannot_be_removed_does_not_end_retention(store: Store, tmp_path: Path) -> None:
+    """A directory with an occurrence's name: skipped and told, the others go."""
+    (tmp_path / "00000000000000000000000000.json").mkdir()
+    names = fill(store, 9)
+    retention = Retention(store)
+    assert "is a directory" in retention.apply(**{**NO_LIMIT, "max_files": 3})
+    assert store.occurrences()[1:] == names[6:]
+    assert retention.apply(**{**NO_LIMIT, "max_files": 3}) == ""
+
+
+def test_files_that_others_removed_are_not_counted_for_long(store: Store, tmp_path: Path) -> None:
+    now = 0.0
+    names = fill(store, 20)
+    retention = Retention(store, lambda: now)
+    for name in names[10:]:
+        (tmp_path / name).unlink()
+    now = 61.0
+    for name in fill(store, 9, start_ms=2_000):
+        retention.add(name, 10)
+    retention.apply(**{**NO_LIMIT, "max_files": 20})
+    assert len(store.occurrences()) == 19
+
+
 @pytest.mark.parametrize("name", ["../../etc/passwd", "01JA1B2C3D4E5F6G7H8J9K0M1N.json\n", ""])
 def test_odd_names_are_no_occurrences(name: str) -> None:
     assert not is_occurrence_name(name)
@@ -116,10 +139,19 @@ def test_a_directory_of_somebody_else_is_not_taken(tmp_path: Path) -> None:
     assert tmp_path.stat().st_uid == 0
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give directories away")
+def test_a_lock_of_somebody_else_does_not_make_it_ours(tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("precious")
+    (tmp_path / ".lock").write_text("")
+    with pytest.raises(StoreError, match="belongs to somebody else"):
+        open_directory(tmp_path, 65534, 65534)
+    assert tmp_path.stat().st_uid == 0
+
+
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    with pytest.raises(StoreError, match="opening the data directory"):
+    with pytest.raises(StoreError, match="symbolic link"):
         open_directory(tmp_path / "link", os.getuid(), os.getgid())
 
 
