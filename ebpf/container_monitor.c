@@ -52,7 +52,7 @@ int sched_process_exit(__u64 *ctx)
 	struct signal_struct *signal = BPF_CORE_READ(task, signal);
 	struct exit_record *record;
 	struct reservation r;
-	bool is_process;
+	bool is_process, is_victim, ignored;
 	__u32 status;
 
 	counters->hits++;
@@ -71,12 +71,15 @@ int sched_process_exit(__u64 *ctx)
 		status = BPF_CORE_READ(signal, group_exit_code);
 	else
 		status = BPF_CORE_READ(task, group_leader, exit_code);
-	if (status == 0 || is_ignored(status, task)) {
+	/* Where marks carry only a pid, this record is all that is known of an OOM kill: it must not be ignored. */
+	is_victim = BPF_CORE_READ(signal, oom_mm) != NULL;
+	ignored = status && is_ignored(status, task);
+	if (status == 0 || (ignored && !is_victim)) {
 		counters->filtered++;
 		return 0;
 	}
 
-	r = reserve(sizeof(*record), counters);
+	r = reserve(sizeof(*record), counters, is_victim ? URGENT : ORDINARY);
 	record = r.record;
 	if (!record)
 		return 0;
@@ -84,7 +87,9 @@ int sched_process_exit(__u64 *ctx)
 	record->status = status;
 	record->boot_ns = bpf_ktime_get_boot_ns();
 	identify(&record->task, task);
-	record->oom_victim = BPF_CORE_READ(signal, oom_mm) != NULL;
+	record->kills = kills_counted(memcg_of(memory_css(task)));
+	record->oom_victim = is_victim;
+	record->ignored = ignored;
 	submit(r, counters);
 	return 0;
 }
@@ -111,7 +116,8 @@ SEC("tp_btf/mark_victim")
 int mark_victim(__u64 *ctx)
 {
 	struct hook_counters *counters = counters_of(mark_victim_counters);
-	__u64 current = bpf_get_current_pid_tgid();
+	struct task_struct *trigger = (struct task_struct *)bpf_get_current_task();
+	__u64 trigger_id = bpf_get_current_pid_tgid();
 	struct task_struct *victim = NULL;
 	struct oom_record *record;
 	struct reservation r;
@@ -119,15 +125,17 @@ int mark_victim(__u64 *ctx)
 	counters->hits++;
 	if (mark_victim_passes_task)
 		victim = (struct task_struct *)ctx[0];
-	else if ((__u32)ctx[0] == (__u32)current)
-		victim = (struct task_struct *)bpf_get_current_task();
+	else if ((__u32)ctx[0] == (__u32)trigger_id)
+		victim = trigger;
+	else if ((__u32)ctx[0] == trigger_id >> 32)
+		victim = BPF_CORE_READ(trigger, group_leader);
 	if (!victim) {
 		/* Only a pid, of somebody else: the victim's exit record will tell (oom_victim). */
 		counters->unreadable++;
 		return 0;
 	}
 
-	r = reserve(sizeof(*record), counters);
+	r = reserve(sizeof(*record), counters, URGENT);
 	record = r.record;
 	if (!record)
 		return 0;
@@ -138,10 +146,10 @@ int mark_victim(__u64 *ctx)
 	record->tid = BPF_CORE_READ(victim, pid);
 	record->rss_pages = resident_pages(BPF_CORE_READ(victim, mm));
 	record->oom_score_adj = BPF_CORE_READ(victim, signal, oom_score_adj);
-	record->kills = kills_seen(victim);
-	find_limit(record, victim);
+	record->kills = kills_at_mark(victim);
+	find_limit(record, victim, trigger);
 	record->group_cgroup_id = dying_group(record, victim);
-	record->trigger_pid = current >> 32;
+	record->trigger_pid = trigger_id >> 32;
 	bpf_get_current_comm(&record->trigger_comm, sizeof(record->trigger_comm));
 	submit(r, counters);
 	return 0;

@@ -81,8 +81,10 @@ class HeartbeatWriter:
         self._thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
     def _run(self) -> None:
-        while not self._stop.wait(_INTERVAL_S):
+        while True:
             self._write("running")
+            if self._stop.wait(_INTERVAL_S):
+                break
         self._write("stopped")
 
     def _write(self, state: Literal["running", "stopped"]) -> None:

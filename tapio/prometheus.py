@@ -60,6 +60,7 @@ class AgentCollector(Collector):
     def _hooks(observers: list[tuple[ObserverTelemetry, list[Hook]]]) -> Iterator[Metric]:
         labels = ["observer", "hook"]
         hits = CounterMetricFamily("tapio_kernel_events", "Runs of a hook's program.", labels=labels)
+        submitted = CounterMetricFamily("tapio_kernel_records", "Records that went into the ring.", labels=labels)
         filtered = CounterMetricFamily(
             "tapio_kernel_filtered", "Events that the kernel side filtered out.", labels=labels
         )
@@ -74,10 +75,11 @@ class AgentCollector(Collector):
         for observer, hooks in observers:
             for hook in hooks:
                 hits.add_metric([observer.name, hook.name], hook.hits)
+                submitted.add_metric([observer.name, hook.name], hook.submitted)
                 filtered.add_metric([observer.name, hook.name], hook.filtered)
                 unreadable.add_metric([observer.name, hook.name], hook.unreadable)
                 runtime.add_metric([hook.name], hook.run_ns / 1e9)
-        yield from (hits, filtered, unreadable, runtime)
+        yield from (hits, submitted, filtered, unreadable, runtime)
 
     def _occurrences(self) -> Iterator[Metric]:
         labels = ["anomaly_type", "severity"]

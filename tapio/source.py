@@ -5,7 +5,7 @@ from __future__ import annotations
 from tapio.config import Config
 from tapio.kernel import memory
 from tapio.kernel.attach import Attachment
-from tapio.kernel.programs import program_info
+from tapio.kernel.programs import Program, ProgramInfo
 from tapio.kernel.ringbuf import RingBuffer
 from tapio.observers import OBSERVERS
 from tapio.telemetry import Hook, ObserverTelemetry
@@ -19,6 +19,11 @@ class Source:
         self.observer = OBSERVERS[attachment.observer](attachment.loaded)
         self.ring_descriptor = attachment.descriptors["events"]
         self.ring = RingBuffer(self.ring_descriptor, attachment.loaded.sizes["events"], memory.fence())
+        self._programs = {
+            name.removeprefix("program:"): Program(descriptor)
+            for name, descriptor in attachment.descriptors.items()
+            if name.startswith("program:")
+        }
         self._counters = memory.HookCounters(attachment)
         self._counters.check()
         self._settings = memory.Section(attachment, ".data", writable=True)
@@ -36,13 +41,14 @@ class Source:
         found = []
         for hook in self.attachment.hooks:
             counts = counters[hook.name]
-            program = program_info(self.attachment.descriptors.get(f"program:{hook.name}", -1))
+            program = self._programs[hook.name].info() if hook.name in self._programs else ProgramInfo()
             found.append(
                 Hook(
                     name=hook.name,
                     attached=f"link:{hook.name}" in self.attachment.descriptors,
                     reason=hook.reason,
                     hits=counts["hits"],
+                    submitted=counts["submitted"],
                     lost=counts["lost"] + program.missed,
                     filtered=counts["filtered"],
                     unreadable=counts["unreadable"],
@@ -56,4 +62,6 @@ class Source:
         self.ring.close()
         self._counters.close()
         self._settings.close()
+        for program in self._programs.values():
+            program.close()
         self.attachment.close()

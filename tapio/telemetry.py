@@ -18,12 +18,16 @@ STALLED_AFTER_S = 5.0
 
 
 class Hook(msgspec.Struct, frozen=True):
-    """A tracepoint as the heartbeat shows it. `hits` counts runs of the program, `lost` events it could not pass on."""
+    """A tracepoint as the heartbeat shows it. `hits` counts runs of the program, `lost` events it could not pass on.
+
+    hits = submitted + lost + filtered + unreadable, but for runs that the kernel itself missed, which are in `lost`.
+    """
 
     name: str
     attached: bool
     reason: str = ""
     hits: int = 0
+    submitted: int = 0
     lost: int = 0
     filtered: int = 0
     unreadable: int = 0

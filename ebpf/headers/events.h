@@ -51,15 +51,16 @@ struct exit_record {
 	__u32 status; /* as waitpid() sees it */
 	__u64 boot_ns;
 	struct task_identity task;
+	__s64 kills;	  /* OOM kills that its memcg has counted; -1: unknown */
 	__u32 oom_victim; /* 1: the OOM killer had marked this process */
-	__u32 pad;
+	__u32 ignored;	  /* 1: only here because of oom_victim, the settings ignore such an exit */
 };
 
 /* What is known of the limit that was hit. */
 enum limit_evidence {
-	LIMIT_UNKNOWN = 0, /* a memcg is near its limit, but the kernel does not say whether that was the cause */
+	LIMIT_UNKNOWN = 0, /* the kernel does not show whether, or whose, limit was hit */
 	LIMIT_HIT = 1,	   /* limit_* describe the memcg whose limit was hit */
-	LIMIT_NONE = 2,	   /* no memcg of the victim was near its limit: the node ran out of memory */
+	LIMIT_NONE = 2,	   /* no limit that trigger and victim share was near: the node ran out of memory */
 };
 
 struct oom_record {

@@ -53,6 +53,7 @@ struct cgroup_root {
 };
 
 struct cgroup {
+	int level; /* 0: the root */
 	struct kernfs_node *kn;
 	struct cgroup_root *root;
 };

@@ -1,39 +1,40 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
 /*
- * Whose memory limit killed a process.
+ * Whose memory limit killed a process, as far as the kernel shows it.
  *
- * While the kernel kills for a memcg it holds `oom_lock` on that memcg and on all below it (mm/memcontrol*.c,
- * mem_cgroup_oom_trylock), so the topmost locked ancestor of the victim is the one whose limit was hit. Usage
- * against limit alone cannot tell: a container full of page cache always runs at its limit, also when the
- * *node* runs out of memory. Kernels from 6.12 on without CONFIG_MEMCG_V1 have no such lock: there the
- * ancestor with the smallest distance to its limit is taken.
+ * The tracepoint names only the victim. The memcg that ran into its limit is an ancestor of the victim *and* of the
+ * task whose allocation failed (or one of them itself). While the kernel kills for it, it usually holds `oom_lock` on
+ * it and on all below it (mem_cgroup_oom_trylock), so the topmost locked common ancestor is taken.
+ *
+ * No lock does not mean that no limit was hit: a second thread that runs into the same limit fails to take the lock
+ * and kills all the same. Nor does usage near a limit mean that it was hit: a container full of page cache is always
+ * near its limit, also when the node runs out of memory. Without a lock the answer is therefore "unknown" as long as
+ * some shared limit is not far away. That is always so on kernels from 6.12 on without CONFIG_MEMCG_V1, which have
+ * no such lock. Two limits that are hit at the same moment can be mistaken for each other.
  */
 #ifndef TAPIO_MEMCG_H
 #define TAPIO_MEMCG_H
 
 #include "task.h"
 
-#define MAX_MEMCG_DEPTH 16
+#define MAX_MEMCG_DEPTH 32
 #define UNLIMITED_PAGES (1ULL << 46) /* PAGE_COUNTER_MAX is 2^51 with 4 KiB pages, 2^47 with 64 KiB pages */
-#define NEAR_LIMIT_PAGES 128	     /* a failed charge is at most 64 pages; other CPUs may give some back */
+
+/* Set by the loader: with cgroup_disable=memory the kernel counts no kills (tapio/kernel/features.py). */
+const volatile bool memory_controller_disabled = false;
 
 static __always_inline struct mem_cgroup *memcg_of(struct cgroup_subsys_state *css)
 {
 	return css ? (void *)css - bpf_core_field_offset(struct mem_cgroup, css) : NULL;
 }
 
-/*
- * OOM kills that the victim's memcg has counted. The kernel counts a kill just before it marks the victim, in the
- * memcg of the mm's owner, so a mark that finds the count unchanged is one of a task that was already exiting.
- * Unknown (-1) where the owner is in another memcg than the victim.
- */
-static __always_inline __s64 kills_seen(struct task_struct *victim)
+/* OOM kills that a memcg has counted; -1: unknown. */
+static __always_inline __s64 kills_counted(struct mem_cgroup *memcg)
 {
-	struct mem_cgroup *memcg = memcg_of(memory_css(BPF_CORE_READ(victim, mm, owner)));
 	atomic_long_t kills = {};
 	__u64 index;
 
-	if (!memcg || memcg != memcg_of(memory_css(victim)) || !bpf_core_field_exists(memcg->memory_events_local) ||
+	if (!memcg || memory_controller_disabled || !bpf_core_field_exists(memcg->memory_events_local) ||
 	    !bpf_core_enum_value_exists(enum memcg_memory_event, MEMCG_OOM_KILL))
 		return -1;
 	index = bpf_core_enum_value(enum memcg_memory_event, MEMCG_OOM_KILL);
@@ -43,57 +44,73 @@ static __always_inline __s64 kills_seen(struct task_struct *victim)
 	return kills.counter;
 }
 
-/* The memcg that is nearest to its limit, if any is near: evidence only where the kernel has no oom_lock. */
-static __always_inline struct mem_cgroup *nearest_to_limit(struct cgroup_subsys_state *css, __u32 *nearest_level)
+/*
+ * The same at a mark. The kernel counts a kill just before it marks the victim, in the memcg of the mm's owner, so
+ * a mark that finds the count unchanged is one of a task that was exiting anyway. Unknown where the owner is in
+ * another memcg than the victim.
+ */
+static __always_inline __s64 kills_at_mark(struct task_struct *victim)
 {
-	__s64 smallest_gap = NEAR_LIMIT_PAGES + 1;
-	struct mem_cgroup *nearest = NULL;
+	struct mem_cgroup *memcg = memcg_of(memory_css(victim));
 
-	for (__u32 level = 0; level < MAX_MEMCG_DEPTH && css; level++) {
-		struct mem_cgroup *memcg = memcg_of(css);
-		__u64 max = BPF_CORE_READ(memcg, memory.max);
-		__s64 gap = max - BPF_CORE_READ(memcg, memory.usage.counter);
-
-		if (max < UNLIMITED_PAGES && gap < smallest_gap) {
-			smallest_gap = gap;
-			nearest = memcg;
-			*nearest_level = level;
-		}
-		css = BPF_CORE_READ(css, parent);
-	}
-	return nearest;
+	if (memcg != memcg_of(memory_css(BPF_CORE_READ(victim, mm, owner))))
+		return -1;
+	return kills_counted(memcg);
 }
 
-static __always_inline void find_limit(struct oom_record *record, struct task_struct *victim)
+/* The lowest common ancestor of two controller states, or NULL. `climbed`: how far above `a` it is. */
+static __always_inline struct cgroup_subsys_state *common_ancestor(struct cgroup_subsys_state *a,
+								   struct cgroup_subsys_state *b, __u32 *climbed)
 {
-	struct cgroup_subsys_state *css = memory_css(victim);
-	struct mem_cgroup *hit = NULL;
-	__u32 level = 0;
-
-	if (bpf_core_field_exists(struct mem_cgroup, oom_lock)) {
-		struct cgroup_subsys_state *above = css;
-
-		for (__u32 i = 0; i < MAX_MEMCG_DEPTH && above; i++) {
-			if (!BPF_CORE_READ(memcg_of(above), oom_lock))
-				break;
-			hit = memcg_of(above);
-			level = i;
-			above = BPF_CORE_READ(above, parent);
+	for (int i = 0; i < 2 * MAX_MEMCG_DEPTH && a && b; i++) {
+		if (a == b)
+			return a;
+		if (BPF_CORE_READ(a, cgroup, level) >= BPF_CORE_READ(b, cgroup, level)) {
+			a = BPF_CORE_READ(a, parent);
+			(*climbed)++;
+		} else {
+			b = BPF_CORE_READ(b, parent);
 		}
-		if (!hit)
-			record->limit_evidence = nearest_to_limit(css, &level) ? LIMIT_UNKNOWN : LIMIT_NONE;
-	} else {
-		hit = nearest_to_limit(css, &level);
-		if (!hit)
-			record->limit_evidence = LIMIT_NONE;
 	}
-	if (!hit)
+	return NULL;
+}
+
+static __always_inline void find_limit(struct oom_record *record, struct task_struct *victim,
+				       struct task_struct *trigger)
+{
+	struct cgroup_subsys_state *css;
+	struct mem_cgroup *hit = NULL;
+	bool is_locked = true, is_far = true;
+	__u32 level = 0, hit_level = 0;
+
+	css = common_ancestor(memory_css(victim), memory_css(trigger), &level);
+	if (!css)
 		return;
-	record->limit_evidence = LIMIT_HIT;
-	record->limit_level = level;
-	record->limit_pages = BPF_CORE_READ(hit, memory.max);
-	record->limit_usage_pages = BPF_CORE_READ(hit, memory.usage.counter);
-	record->limit_cgroup_id = BPF_CORE_READ(hit, css.cgroup, kn, id);
+	for (int i = 0; i < MAX_MEMCG_DEPTH && css; i++, level++) {
+		struct mem_cgroup *memcg = memcg_of(css);
+		__u64 max = BPF_CORE_READ(memcg, memory.max);
+		__u64 usage = BPF_CORE_READ(memcg, memory.usage.counter);
+
+		is_locked = is_locked && bpf_core_field_exists(memcg->oom_lock) && BPF_CORE_READ(memcg, oom_lock);
+		if (is_locked) {
+			hit = memcg;
+			hit_level = level;
+		}
+		if (max < UNLIMITED_PAGES && usage + max / 8 > max)
+			is_far = false;
+		css = BPF_CORE_READ(css, parent);
+	}
+	if (css) /* nested deeper than anything sane */
+		return;
+	if (hit && BPF_CORE_READ(hit, memory.max) < UNLIMITED_PAGES) {
+		record->limit_evidence = LIMIT_HIT;
+		record->limit_level = hit_level;
+		record->limit_pages = BPF_CORE_READ(hit, memory.max);
+		record->limit_usage_pages = BPF_CORE_READ(hit, memory.usage.counter);
+		record->limit_cgroup_id = BPF_CORE_READ(hit, css.cgroup, kn, id);
+	} else if (!hit && is_far) {
+		record->limit_evidence = LIMIT_NONE;
+	}
 }
 
 /* The highest memcg with memory.oom.group between the victim and the limit that was hit: it dies as a whole. */

@@ -44,12 +44,16 @@ struct reservation {
 	__u64 backlog_before;
 };
 
-static __always_inline struct reservation reserve(__u64 size, struct hook_counters *counters)
+/* The last eighth of the ring is for rare records that must not drown in a storm of ordinary ones. */
+enum urgency { ORDINARY, URGENT };
+
+static __always_inline struct reservation reserve(__u64 size, struct hook_counters *counters, enum urgency urgency)
 {
 	struct reservation r = {};
 
 	r.backlog_before = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
-	r.record = bpf_ringbuf_reserve(&events, size, 0);
+	if (urgency == URGENT || r.backlog_before + size < ring_quarter_bytes * 7ULL / 2)
+		r.record = bpf_ringbuf_reserve(&events, size, 0);
 	if (r.record)
 		__builtin_memset(r.record, 0, size);
 	else

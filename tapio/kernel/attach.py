@@ -98,6 +98,7 @@ def attach(objects: Mapping[str, Path], ring_bytes: int, interpreter: str = sys.
                     outcome.failed[answer.observer] = answer.error
                 else:
                     raise LoaderError(answer.error)
+            _end(child)
         except BaseException as error:
             child.kill()
             for attachment in outcome.attached:
@@ -108,6 +109,14 @@ def attach(objects: Mapping[str, Path], ring_bytes: int, interpreter: str = sys.
                 raise _with_last_words(error, child) from error
             raise
     return outcome
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """It has said everything; one that does not end by itself is ended."""
+    try:
+        child.wait(_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
 
 
 def _answers(ours: socket.socket) -> Iterator[Attachment | Failed]:

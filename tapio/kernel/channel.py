@@ -45,7 +45,8 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     variables: dict[str, Variable]
     sizes: dict[str, int]  # of the ring and the sections, in bytes
     features: dict[str, bool]
-    cpus: int
+    cpus: int  # rows of the per-CPU counters: the highest possible CPU and one
+    oom_kills: dict[int, int] = {}  # see oom_counts.py; taken before the programs were attached
 
     def record(self, name: str) -> Layout:
         """The layout of a record; ObjectError when the object has none of that name."""

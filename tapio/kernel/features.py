@@ -7,6 +7,7 @@ and 6.1.192 carry the mark_victim of 6.9). One row for each `const volatile bool
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 PTR = 2  # BTF_KIND_PTR
@@ -29,10 +30,21 @@ _FEATURES: dict[str, tuple[str, _Test]] = {
 }
 
 
-def detect(names: Sequence[str], kernel: Prototypes) -> dict[str, bool]:
+def _memory_controller_disabled(proc_root: Path) -> bool:
+    """cgroup_disable=memory. A kernel that does not list the controller leaves the question open: enabled."""
+    try:
+        lines = (proc_root / "cgroups").read_text().splitlines()
+    except OSError:
+        return False
+    return any(words[0] == "memory" and words[-1] == "0" for words in map(str.split, lines) if words)
+
+
+def detect(names: Sequence[str], kernel: Prototypes, proc_root: Path = Path("/proc")) -> dict[str, bool]:
     """The value of each known feature in `names`; names that are no feature are left out."""
     found: dict[str, bool] = {}
     for name in names:
+        if name == "memory_controller_disabled":
+            found[name] = _memory_controller_disabled(proc_root)
         if name in _FEATURES:
             tracepoint, test = _FEATURES[name]
             found[name] = test(kernel.tracepoint_arguments(tracepoint) or [])

@@ -39,7 +39,6 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "btf__name_by_offset": (c_char_p, [c_void_p, c_uint32]),
     "btf__find_by_name_kind": (c_int, [c_void_p, c_char_p, c_uint32]),
     "libbpf_probe_bpf_map_type": (c_int, [c_int, c_void_p]),
-    "libbpf_num_possible_cpus": (c_int, []),
     "libbpf_set_print": (c_void_p, [_PRINT]),
 }
 

@@ -22,6 +22,7 @@ from tapio.kernel.btf import Btf
 from tapio.kernel.channel import Done, Failed, Hook, Loaded, Request
 from tapio.kernel.layout import Variable
 from tapio.kernel.libbpf import Libbpf
+from tapio.kernel.oom_counts import oom_kill_counts
 
 VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
 _RING = "events"
@@ -44,6 +45,11 @@ def check_object(path: Path) -> None:
     machine = int.from_bytes(head[18:20], "little")
     if head[4:6] != b"\x02\x01" or machine != _EM_BPF:
         raise ObjectError(f"{doing}: built for another architecture, not for little-endian BPF: rebuild it here")
+
+
+def possible_cpus(path: Path = Path("/sys/devices/system/cpu/possible")) -> int:
+    """The highest CPU that can come online, and one: '0-3,8-11' gives 12. Counters are indexed by CPU."""
+    return int(path.read_text().strip().rpartition(",")[2].rpartition("-")[2]) + 1
 
 
 class LoadedObject:
@@ -72,7 +78,7 @@ class LoadedObject:
             raise ObjectError(
                 f"opening {self._path}: built for {architecture}, this machine is {platform.machine()}: rebuild it here"
             )
-        cpus = self._libbpf.libbpf_num_possible_cpus()
+        cpus = possible_cpus()
         if cpus > _MAX_CPUS:
             raise KernelError(f"loading {self._path}: {cpus} possible CPUs: raise MAX_CPUS ({_MAX_CPUS}) and rebuild")
         self._features = features.detect(list(self._variables), kernel)
@@ -89,6 +95,7 @@ class LoadedObject:
 
     def attach(self) -> tuple[Loaded, list[int]]:
         """Attach every program; the answer for the agent and the descriptors that keep it all alive."""
+        oom_kills = oom_kill_counts()
         hooks, named = [], {name: self._libbpf.bpf_map__fd(item) for name, item in self._maps.items()}
         for program in self._libbpf.each("bpf_object__next_program", self._handle):
             hook = self._libbpf.bpf_program__name(program).decode()
@@ -111,7 +118,8 @@ class LoadedObject:
             variables={name: v for name, v in self._variables.items() if v.section in (".bss", ".data")},
             sizes=self._sizes(),
             features=self._features,
-            cpus=self._libbpf.libbpf_num_possible_cpus(),
+            cpus=possible_cpus(),
+            oom_kills=oom_kills,
         )
         return answer, list(named.values())
 

@@ -13,7 +13,8 @@ from tapio.kernel.attach import Attachment
 from tapio.kernel.layout import Layout, Variable, field_format
 
 _NR_MEMBARRIER = {"aarch64": 283, "x86_64": 324}
-_REGISTER_PRIVATE_EXPEDITED, _PRIVATE_EXPEDITED = 16, 8
+# SYNC_CORE, because plain PRIVATE_EXPEDITED does nothing in a process of one thread.
+_REGISTER_SYNC_CORE, _SYNC_CORE = 64, 32
 
 
 def fence(machine: str = "") -> Callable[[], None]:
@@ -26,9 +27,9 @@ def fence(machine: str = "") -> Callable[[], None]:
     if machine == "x86_64":
         return lambda: None
     syscall, number = ctypes.CDLL(None, use_errno=True).syscall, _NR_MEMBARRIER.get(machine, 283)
-    if syscall(number, _REGISTER_PRIVATE_EXPEDITED, 0, 0) != 0:
+    if syscall(number, _REGISTER_SYNC_CORE, 0, 0) != 0:
         raise KernelError("registering for membarrier(2): the kernel refused: use one built with CONFIG_MEMBARRIER=y")
-    return lambda: syscall(number, _PRIVATE_EXPEDITED, 0, 0)
+    return lambda: syscall(number, _SYNC_CORE, 0, 0)
 
 
 class Section:
@@ -86,7 +87,7 @@ class HookCounters:
     def check(self) -> None:
         """ObjectError when a hook has no counters, or not those that the agent reads."""
         for hook, counts in self.read().items():
-            missing = {"hits", "lost", "filtered", "unreadable"} - counts.keys()
+            missing = {"hits", "submitted", "lost", "filtered", "unreadable"} - counts.keys()
             if missing:
                 raise ObjectError(f"reading {hook}_counters: the object lacks {', '.join(sorted(missing))}: rebuild it")
 

@@ -14,7 +14,7 @@ from tapio.kernel.layout import make_decoder
 from tapio.observers.base import Observer, RecentMap, Settings, comm_text, signal_name
 from tapio.observers.container_oom import OomKills, identity_data, identity_fields
 
-_EXIT_FIELDS = ("kind", "status", "boot_ns", "oom_victim", *identity_fields("task"))
+_EXIT_FIELDS = ("kind", "status", "boot_ns", "kills", "oom_victim", "ignored", *identity_fields("task"))
 
 
 class ContainerObserver(Observer):
@@ -29,7 +29,7 @@ class ContainerObserver(Observer):
         self._marks_name_victims = loaded.feature("mark_victim_passes_task")
         self._exited: RecentMap[tuple[int, int], None] = RecentMap()
         self._ignored_comm: tuple[str, ...] = ()
-        reasons = ("duplicate", "oom_victim", "already_exiting", "ignored_comm", "undecodable")
+        reasons = ("duplicate", "oom_victim", "already_exiting", "ignored_code", "ignored_comm", "undecodable")
         self.suppressed = dict.fromkeys(reasons, 0)
         self._oom = OomKills(loaded, self.suppressed)
 
@@ -72,8 +72,11 @@ class ContainerObserver(Observer):
         if record.oom_victim and self._oom.has_reported(process):
             self.suppressed["oom_victim"] += 1
             return []
-        if record.oom_victim and not self._marks_name_victims:
+        if record.oom_victim and not self._marks_name_victims and self._oom.was_killed(record):
             return [self._oom.from_exit(record)]
+        if record.ignored:
+            self.suppressed["ignored_code"] += 1
+            return []
         comm = comm_text(record.task_comm)
         if any(fnmatch.fnmatchcase(comm, pattern) for pattern in self._ignored_comm):
             self.suppressed["ignored_comm"] += 1

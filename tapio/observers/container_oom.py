@@ -58,7 +58,9 @@ class OomKills:
         self._page_bytes = resource.getpagesize()
         self._suppressed = suppressed
         self._reported: RecentMap[tuple[int, int], None] = RecentMap()
-        self._kills: RecentMap[int, int] = RecentMap()
+        self._exiting: RecentMap[tuple[int, int], None] = RecentMap()  # marked, but dying of something else
+        self._kills: RecentMap[int, int] = RecentMap()  # counted by a cgroup when it last killed
+        self._kills_before = loaded.oom_kills
         self._groups: dict[tuple[int, int], _Group] = {}
 
     def has_reported(self, process: tuple[int, int]) -> bool:
@@ -73,6 +75,7 @@ class OomKills:
             self._suppressed["duplicate"] += 1
             return []
         if not self._is_fresh(record):
+            self._exiting[process] = None
             self._suppressed["already_exiting"] += 1
             return []
         self._reported[process] = None
@@ -80,6 +83,11 @@ class OomKills:
         if not record.group_cgroup_id:
             return [anomaly]
         return self._add_to_group(record, anomaly)
+
+    def was_killed(self, record: Any) -> bool:
+        """Whether the exit of a marked process is that of an OOM kill; for kernels whose marks give only a pid."""
+        process = record.task_pid, record.task_start_boot_ns
+        return bool(process not in self._exiting and record.status & 0x7F == _SIGKILL and record.kills != 0)
 
     def from_exit(self, record: Any) -> Anomaly:
         """The kill of a process whose mark gave only a pid: its exit is the first that is known of it."""
@@ -97,9 +105,12 @@ class OomKills:
     def _is_fresh(self, record: Any) -> bool:
         """Whether the OOM killer killed now, or only helped along a task that was exiting."""
         if record.kills >= 0:
-            before = self._kills.get(record.victim_memory_cgroup_id)
-            self._kills[record.victim_memory_cgroup_id] = record.kills
-            if record.kills == (before or 0):
+            cgroup = record.victim_memory_cgroup_id
+            before = self._kills.get(cgroup)
+            if before is None:
+                before = self._kills_before.get(cgroup, 0)
+            self._kills[cgroup] = record.kills
+            if record.kills == before:
                 return False
         return bool(record.status & 0x7F == _SIGKILL)
 

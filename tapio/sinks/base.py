@@ -74,9 +74,10 @@ class QueuedSink(abc.ABC):
         return len(self._queue) + self._writing
 
     def send(self, occurrence: Occurrence) -> None:
-        """Queue the occurrence; beyond the limit it is dropped and counted."""
+        """Queue the occurrence; beyond the limit, for critical ones an eighth more, it is dropped and counted."""
+        limit = self._limit + (self._limit // 8 if occurrence.severity == "critical" else 0)
         with self._changed:
-            if self._closed or len(self._queue) >= self._limit:
+            if self._closed or len(self._queue) >= limit:
                 self.results["dropped"] += 1
                 return
             self._queue.append(occurrence)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import victims
 from helpers.cgroups import ScratchCgroup, scratch_cgroup
-from helpers.running_agent import RunningAgent, wait_for
+from helpers.running_agent import RunningAgent, running_agent, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -93,3 +97,42 @@ def test_sigkill_by_hand_at_the_limit_is_no_oom_kill(agent: RunningAgent, cgroup
 def _resident(pid: int) -> int:
     with open(f"/proc/{pid}/statm") as file:  # noqa: PTH123
         return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+@pytest.mark.parametrize("depth", [7, 40])
+def test_a_limit_far_above(agent: RunningAgent, cgroup: ScratchCgroup, depth: int) -> None:
+    """Within reason the limit is found, beyond that nothing is claimed."""
+    cgroup.limit_memory(32 * MIB)
+    with contextlib.ExitStack() as stack:
+        below = cgroup
+        for _ in range(depth):
+            below = stack.enter_context(scratch_cgroup(below))
+        assert below.run(victims.command("eat_memory", 1)).returncode == -9
+        (item,) = kills(agent, below, 1)
+        expected = ("ancestor", 32 * MIB) if depth < 32 else (None, 0)
+        assert (item["data"].get("oom_scope"), item["data"]["memory_limit_bytes"]) == expected
+
+
+def test_a_storm_of_exits_does_not_hide_a_kill(tmp_path: Path, cgroup: ScratchCgroup) -> None:
+    """The agent stands still, the ring fills with exits, records are lost: the OOM kill is not among them."""
+    config = tmp_path / "tapio.toml"
+    config.write_text("[kernel]\nring_kib = 64\n")
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    with running_agent(tmp_path / "data", f"--config={config}") as agent:
+        cgroup.limit_memory(32 * MIB)
+        os.kill(agent.pid, signal.SIGSTOP)
+        cgroup.run(["/bin/sh", "-c", "i=0; while [ $i -lt 1500 ]; do (exit 3); i=$((i+1)); done; exit 0"])
+        assert cgroup.run(victims.command("eat_memory", 8)).returncode == -9
+        os.kill(agent.pid, signal.SIGCONT)
+        wait_for(lambda: any(item["type"] == "kernel.container.oom_kill" for item in agent.of_cgroup(cgroup.id)))
+        agent.settle()
+        assert agent.metric('tapio_lost_events_total{observer="container"}') > 0
+
+        def adds_up() -> bool:
+            observer = json.loads((agent.data_dir / ".agent.json").read_text())["observers"]["container"]
+            (hook,) = (hook for hook in observer["hooks"] if hook["name"] == "sched_process_exit")
+            accounted = sum(hook[name] for name in ("submitted", "lost", "filtered", "unreadable"))
+            return bool(hook["lost"] and hook["hits"] == accounted)
+
+        wait_for(adds_up)

@@ -30,7 +30,7 @@ def make_observer(*, modern: bool = True, **config: Any) -> ContainerObserver:
 
 
 def exit_of(pid: int, status: int, **more: Any) -> bytes:
-    values = {"task_start_boot_ns": pid * 10, "task_cgroup_id": 77, "task_comm": b"app", **more}
+    values = {"task_start_boot_ns": pid * 10, "task_cgroup_id": 77, "task_comm": b"app", "kills": -1, **more}
     return pack(EXIT, kind=1, task_pid=pid, status=status, **values)
 
 
@@ -109,6 +109,35 @@ def test_a_kernel_whose_marks_are_only_pids_reports_the_kill_at_the_exit() -> No
     assert names([anomaly]) == ["oom_kill"]
     assert anomaly.data["memory_limit_bytes"] == 0
     assert (anomaly.data["attribution"], anomaly.data["cgroup_id"]) == ("victim", 77)
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ([mark_of(5, kills=0), exit_of(5, 9, oom_victim=1)], "abnormal_exit"),
+        ([mark_of(5, kills=0, status=0x100), exit_of(5, 0x100, oom_victim=1)], "abnormal_exit"),
+        ([exit_of(5, 0x8B, oom_victim=1)], "abnormal_exit"),
+        ([exit_of(5, 9, oom_victim=1, kills=0)], "abnormal_exit"),
+        ([exit_of(5, 9, oom_victim=1, kills=1, ignored=1)], "oom_kill"),
+        ([mark_of(5, kills=1), exit_of(5, 9, oom_victim=1, kills=1)], "oom_kill"),
+    ],
+)
+def test_what_a_kernel_of_pids_can_tell(records: list[bytes], expected: str) -> None:
+    assert names(make_observer(modern=False).decode(records)) == [expected]
+
+
+def test_kills_from_before_the_agent_do_not_make_a_mark_a_kill() -> None:
+    features = {"process_exit_passes_group_dead": True, "mark_victim_passes_task": True}
+    loaded = make_loaded("container", {"exit_record": EXIT, "oom_record": OOM}, ENUMS, features)
+    observer = ContainerObserver(msgspec.structs.replace(loaded, oom_kills={78: 7}))
+    assert observer.decode([mark_of(5, kills=7)]) == []
+    assert names(observer.decode([mark_of(6, kills=8)])) == ["oom_kill"]
+
+
+def test_an_ignored_code_that_is_here_only_for_its_mark() -> None:
+    observer = make_observer()
+    assert observer.decode([exit_of(5, 9, oom_victim=1, ignored=1)]) == []
+    assert observer.suppressed["ignored_code"] == 1
 
 
 @pytest.mark.parametrize("mark", [{"kills": 0}, {"status": 0x100}, {"status": 0}])

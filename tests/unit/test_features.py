@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tapio.kernel.features import detect
@@ -29,6 +31,21 @@ def test_eras(exit_arguments: list[int], mark_arguments: list[int], expected: tu
     kernel = Prototypes(sched_process_exit=exit_arguments, mark_victim=mark_arguments)
     names = ["process_exit_passes_group_dead", "mark_victim_passes_task", "target_arch"]
     assert tuple(detect(names, kernel).values()) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("#subsys_name hierarchy num enabled\nmemory 0 90 0\n", True),
+        ("memory 0 90 1\n", False),
+        ("cpu 0 1 0\n", False),
+        (None, False),
+    ],
+)
+def test_a_memory_controller_that_is_switched_off(tmp_path: Path, text: str | None, expected: bool) -> None:
+    if text is not None:
+        (tmp_path / "cgroups").write_text(text)
+    assert detect(["memory_controller_disabled"], Prototypes(), tmp_path) == {"memory_controller_disabled": expected}
 
 
 def test_a_kernel_without_the_tracepoint_has_no_feature() -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 from helpers.occurrences import make_occurrence
 from helpers.running_agent import wait_for
@@ -55,6 +56,19 @@ def test_a_stalled_sink_drops_and_counts_and_does_not_block() -> None:
     assert sum(stalled.results.values()) == 101
     assert stalled.results["dropped"] >= 101 - 20 - 10
     sinks.close()
+
+
+def test_a_storm_leaves_room_for_what_is_critical() -> None:
+    gate = threading.Event()
+    sink = TestSink(lambda batch: len(batch) if gate.wait(10) else 0, limit=80)
+    for _ in range(200):
+        sink.send(make_occurrence())
+    dropped = sink.results["dropped"]
+    sink.send(msgspec.structs.replace(make_occurrence(), severity="critical"))
+    assert sink.results["dropped"] == dropped
+    gate.set()
+    assert sink.flush(soon())
+    sink.close()
 
 
 @pytest.mark.parametrize("error", [OSError(5, "I/O error"), ValueError("odd")])

@@ -1,0 +1,87 @@
+"""The paths for older kernels, run on this one: objects changed so that they use less than the kernel offers."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+
+import msgspec
+import pytest
+from helpers import victims
+from helpers.cgroups import ScratchCgroup
+from helpers.running_agent import wait_for
+
+from tapio.anomalies import Anomaly
+from tapio.config import CHECKOUT_EBPF_DIR, Config
+from tapio.kernel import attach
+from tapio.source import Source
+
+pytestmark = pytest.mark.kernel
+
+Drain = Callable[[], list[Anomaly]]
+
+
+@pytest.fixture(scope="module")
+def old_source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
+    """Exits without group_dead; marks that carry only a pid, here taken from the task that this kernel passes."""
+    sources = tmp_path_factory.mktemp("old") / "ebpf"
+    shutil.copytree(CHECKOUT_EBPF_DIR.parent, sources, ignore=shutil.ignore_patterns("build"))
+    program = sources / "container_monitor.c"
+    text = program.read_text()
+    for old, new in (
+        ("if (process_exit_passes_group_dead)", "if (0)"),
+        ("if (mark_victim_passes_task)", "if (0)"),
+        ("(__u32)ctx[0] ==", "(__u32)BPF_CORE_READ((struct task_struct *)ctx[0], pid) =="),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    program.write_text(text)
+    subprocess.run(["make", "-s", "-C", sources], check=True)
+    (attachment,) = attach.attach({"container": sources / "build/container_monitor.o"}, 1 << 20).attached
+    features = {"process_exit_passes_group_dead": False, "mark_victim_passes_task": False}
+    attachment.loaded = msgspec.structs.replace(attachment.loaded, features=features)
+    source = Source(attachment, Config())
+    yield source
+    source.close()
+
+
+@pytest.fixture
+def drain(old_source: Source, cgroup: ScratchCgroup) -> Drain:
+    """All anomalies of the test's cgroup so far."""
+    found: list[Anomaly] = []
+
+    def read() -> list[Anomaly]:
+        found.extend(old_source.observer.decode(old_source.ring.read(10_000)))
+        return [anomaly for anomaly in found if anomaly.data.get("cgroup_id") == cgroup.id]
+
+    return read
+
+
+def test_racing_threads_are_one_exit(drain: Drain, cgroup: ScratchCgroup) -> None:
+    pids = {cgroup.run(victims.command("exit_from_thread", 3)).pid for _ in range(29)}
+    pids |= {cgroup.run(victims.command("leader_first", 3)).pid for _ in range(2)}
+    wait_for(lambda: len(drain()) >= 31)
+    assert sorted(anomaly.data["pid"] for anomaly in drain()) == sorted(pids)
+
+
+def test_kills_are_known_from_marks_or_exits(drain: Drain, cgroup: ScratchCgroup) -> None:
+    cgroup.limit_memory(32 << 20)
+    pids = {cgroup.run(victims.command("eat_memory", threads)).pid for threads in (1, 8, 1, 8, 1, 8, 8)}
+    wait_for(lambda: len(drain()) >= 7)
+    assert [anomaly.type.code for anomaly in drain()] == ["OOM_KILL"] * 7
+    assert {anomaly.data["pid"] for anomaly in drain()} == pids
+
+
+def test_ignoring_the_code_does_not_hide_a_kill(old_source: Source, drain: Drain, cgroup: ScratchCgroup) -> None:
+    config = Config(container=msgspec.structs.replace(Config().container, ignore_exit_codes=(137,)))
+    old_source.configure(config)
+    try:
+        cgroup.limit_memory(32 << 20)
+        for _ in range(5):
+            cgroup.run(victims.command("eat_memory", 8))
+        cgroup.run(victims.command("die_by", 9))
+        wait_for(lambda: len(drain()) >= 5)
+        assert [anomaly.type.code for anomaly in drain()] == ["OOM_KILL"] * 5
+    finally:
+        old_source.configure(Config())
