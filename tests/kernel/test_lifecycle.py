@@ -63,8 +63,8 @@ def test_stop_flushes_everything(tmp_path: Path, cgroup: ScratchCgroup, number: 
     """Events of the last moment are in the files and on stdout; the end takes less than 2 s."""
     with running_agent(tmp_path / "data") as agent:
         held = programs_of(agent.pid)
-        for _ in range(31):
-            cgroup.run(["/bin/false"])
+        for code in range(1, 32):
+            cgroup.run(["/bin/sh", "-c", f"exit {code}"])
         asked = time.monotonic()
         assert agent.stop(number) == 0
         assert time.monotonic() - asked < 2
@@ -154,9 +154,9 @@ def test_a_stalled_reader_of_stdout_does_not_stall_the_files(tmp_path: Path, cgr
     os.close(writer)
     try:
         wait_for(lambda: (data_dir / ".agent.json").exists(), 15)
-        cgroup.run(["/bin/sh", "-c", "for i in $(seq 307); do /bin/false; done; exit 0"])
-        # 307 lines of about 450 bytes are twice what the pipe holds.
-        wait_for(lambda: sum(str(cgroup.id) in path.read_text() for path in data_dir.glob("0*.json")) == 307, 15)
+        cgroup.run(["/bin/sh", "-c", "for i in $(seq 251); do (exit $i); done; exit 0"])
+        # 251 lines of about 450 bytes are more than the pipe holds.
+        wait_for(lambda: sum(str(cgroup.id) in path.read_text() for path in data_dir.glob("0*.json")) == 251, 15)
         asked = time.monotonic()
         process.terminate()
         assert process.wait(10) == 0
@@ -176,13 +176,13 @@ def test_a_full_disk_is_counted_and_survived(tmp_path: Path, cgroup: ScratchCgro
         with running_agent(mount / "data", output_dir=tmp_path) as agent:
             wait_for(lambda: (agent.data_dir / ".agent.json").exists())
             fill_disk(mount / "filler")
-            for _ in range(13):
-                cgroup.run(["/bin/false"])
+            for code in range(1, 14):
+                cgroup.run(["/bin/sh", "-c", f"exit {code}"])
             wait_for(lambda: len(agent.of_cgroup(cgroup.id)) == 13)
             wait_for(lambda: agent.metric('tapio_sink_occurrences_total{result="rejected",sink="file"}') >= 13)
             assert "no space left on device" in agent.log.read_text()
             (mount / "filler").unlink()
-            cgroup.run(["/bin/false"])
+            cgroup.run(["/bin/sh", "-c", "exit 14"])
             wait_for(lambda: any(str(cgroup.id) in path.read_text() for path in agent.data_dir.glob("0*.json")))
             assert agent.process.poll() is None
     finally:
