@@ -23,6 +23,7 @@ from tapio import prometheus
 from tapio.anomalies import Anomaly
 from tapio.clock import WallClock, boot_ns, rfc3339_ms
 from tapio.config import Config
+from tapio.episodes import Emitted, Episodes
 from tapio.errors import KernelError, TapioError, UsageError
 from tapio.heartbeat import HeartbeatWriter
 from tapio.ids import IdSource
@@ -54,6 +55,7 @@ class Agent:
         self._context = Context(node=node) if node else None
         self._clock = WallClock()
         self._ids = IdSource()
+        self._episodes = Episodes(config.episodes, self._ids.next)
         self._stopping = False
         self._reloading = False
         self._wake, self._wake_end = socket.socketpair()
@@ -84,6 +86,7 @@ class Agent:
             observers = [source.telemetry for source in self._sources]
             observers += [ObserverTelemetry(name, reason) for name, reason in failed.items()]
             telemetry = Telemetry(observers, sinks.sinks)
+            telemetry.folded, telemetry.overflowed = self._episodes.folded, self._episodes.overflowed
             self._serve(telemetry, cleanup)
             heartbeat = HeartbeatWriter(store, telemetry)
             log.info("observing %s", ", ".join(source.telemetry.name for source in self._sources))
@@ -191,27 +194,42 @@ class Agent:
             busy = busy or len(records) == _MAX_RECORDS_A_TURN
             source.telemetry.events += len(records)
             anomalies = source.observer.decode(records) if records else []
-            self._emit(anomalies + source.observer.due(boot_ns()), source, sinks, telemetry)
+            self._admit(anomalies + source.observer.due(boot_ns()), source, sinks, telemetry)
+        self._emit(self._episodes.due(boot_ns()), sinks, telemetry)
         telemetry.drained_at = time.monotonic()
         return busy
 
-    def _emit(self, anomalies: list[Anomaly], source: Source, sinks: MultiSink, telemetry: Telemetry) -> None:
+    def _admit(self, anomalies: list[Anomaly], source: Source, sinks: MultiSink, telemetry: Telemetry) -> None:
         for anomaly in anomalies:
-            counted = int(anomaly.data.get("count", 1))
-            source.telemetry.anomalies[anomaly.type.name] += counted
+            source.telemetry.anomalies[anomaly.type.name] += anomaly.count
             if anomaly.data.get("attribution") == "none":
-                source.telemetry.unattributed += counted
+                source.telemetry.unattributed += anomaly.count
+        if anomalies:
+            self._emit(self._episodes.admit(anomalies, boot_ns()), sinks, telemetry)
+
+    def _emit(self, leaving: list[Emitted], sinks: MultiSink, telemetry: Telemetry) -> None:
+        for emitted in leaving:
             try:
-                occurrence = self._occurrence(anomaly)
+                occurrence = self._occurrence(emitted)
             except (ValueError, OverflowError) as error:
-                source.telemetry.invalid += counted
-                log.warning("describing a %s: %s: please report it", anomaly.type.name, error)
+                telemetry.invalid += emitted.count
+                log.warning("describing a %s: %s: please report it", emitted.anomaly.type.name, error)
                 continue
             telemetry.count_occurrence(occurrence)
             sinks.send(occurrence)
 
-    def _occurrence(self, anomaly: Anomaly) -> Occurrence:
+    def _occurrence(self, emitted: Emitted) -> Occurrence:
+        anomaly = emitted.anomaly
         unix_ns = self._clock.unix_ns(anomaly.boot_ns)
+        data = {**anomaly.data, "count": emitted.count, "timestamp_ns": unix_ns}
+        if emitted.episode_id:
+            data["episode"] = {
+                "id": emitted.episode_id,
+                "total": emitted.total,
+                "first_seen": rfc3339_ms(self._clock.unix_ns(emitted.first_ns)),
+                "last_seen": rfc3339_ms(self._clock.unix_ns(emitted.last_ns)),
+                "state": emitted.state,
+            }
         return Occurrence(
             id=self._ids.next(),
             timestamp=rfc3339_ms(unix_ns),
@@ -222,7 +240,7 @@ class Agent:
             outcome=anomaly.type.outcome,
             error=Error(code=anomaly.type.code, message=anomaly.message),
             context=self._context,
-            data={"count": 1, **anomaly.data, "timestamp_ns": unix_ns},
+            data=data,
         )
 
     def _reload_thresholds(self, sinks: MultiSink) -> None:
@@ -237,6 +255,7 @@ class Agent:
             return
         for source in self._sources:
             source.configure(config)
+        self._episodes.config = config.episodes
         for sink in sinks.sinks:
             if isinstance(sink, FileSink):
                 sink.config = config.file
@@ -251,6 +270,7 @@ class Agent:
         while self._drain(sinks, telemetry) and time.monotonic() < deadline:
             pass
         for source in self._sources:
-            self._emit(source.observer.due(None), source, sinks, telemetry)
+            self._admit(source.observer.due(None), source, sinks, telemetry)
+        self._emit(self._episodes.flush(), sinks, telemetry)
         if not sinks.flush(deadline):
             log.warning("stopping: %d occurrences could not be flushed", sum(sink.backlog for sink in sinks.sinks))

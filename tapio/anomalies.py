@@ -5,12 +5,14 @@ The names are the contract of the FALSE Protocol occurrences; observers make `An
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
 Severity = Literal["debug", "info", "warning", "error", "critical"]
 Outcome = Literal["success", "failure", "timeout", "in_progress", "unknown"]
+
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)  # from the mildest to the worst
 
 
 class AnomalyType(msgspec.Struct, frozen=True):
@@ -61,3 +63,9 @@ class Anomaly(msgspec.Struct, frozen=True):
     message: str
     data: dict[str, Any]
     severity: Severity
+    key: tuple[Any, ...] = ()  # what makes it one story with others of its type and cgroup
+
+    @property
+    def count(self) -> int:
+        """How many anomalies it stands for."""
+        return int(self.data.get("count", 1))

@@ -61,6 +61,17 @@ class FileConfig(_Section, frozen=True):
     max_age_days: Annotated[float, msgspec.Meta(gt=0, le=36500)] = 7
 
 
+class EpisodesConfig(_Section, frozen=True):
+    """How bursts of equal anomalies are folded, and how many occurrences may leave."""
+
+    individual: Annotated[int, msgspec.Meta(ge=1, le=_MAX)] = 5
+    interval_s: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 10
+    close_after_s: Annotated[int, msgspec.Meta(ge=1, le=86_400)] = 30
+    max_keys: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 4096
+    rate_per_s: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 20
+    burst: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 500
+
+
 class Config(_Section, frozen=True):
     """Everything that can be set."""
 
@@ -73,6 +84,7 @@ class Config(_Section, frozen=True):
     kernel: KernelConfig = KernelConfig()
     container: ContainerConfig = ContainerConfig()
     file: FileConfig = FileConfig()
+    episodes: EpisodesConfig = EpisodesConfig()
 
     def find_ebpf_dir(self) -> Path:
         """The folder with the BPF objects: the configured one, an installed one, or the checkout's."""

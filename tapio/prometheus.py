@@ -53,7 +53,6 @@ class AgentCollector(Collector):
                     anomalies.add_metric([observer.name, kind.name], observer.anomalies[kind.name])
             for reason, count in observer.suppressed.items():
                 suppressed.add_metric([observer.name, reason], count)
-            suppressed.add_metric([observer.name, "invalid"], observer.invalid)
         yield from (up, events, lost, unattributed, anomalies, suppressed)
 
     @staticmethod
@@ -86,6 +85,19 @@ class AgentCollector(Collector):
         occurrences = CounterMetricFamily("tapio_occurrences", "Occurrences handed to the sinks.", labels=labels)
         for (kind, severity), count in sorted(self._telemetry.occurrences.copy().items()):
             occurrences.add_metric([kind, severity], count)
+        folded = CounterMetricFamily("tapio_folded", "Anomalies that were folded.", labels=["anomaly_type"])
+        for kind, count in sorted(self._telemetry.folded.copy().items()):
+            folded.add_metric([kind], count)
+        overflowed = CounterMetricFamily(
+            "tapio_overflow_folded",
+            "Anomalies folded because of the node's rate or the number of keys.",
+            labels=["reason"],
+        )
+        for reason, count in self._telemetry.overflowed.items():
+            overflowed.add_metric([reason], count)
+        invalid = CounterMetricFamily("tapio_invalid_anomalies", "Anomalies that made no valid occurrence: a defect.")
+        invalid.add_metric([], self._telemetry.invalid)
+        yield from (folded, overflowed, invalid)
         results = CounterMetricFamily("tapio_sink_occurrences", "What became of them.", labels=["sink", "result"])
         queue = GaugeMetricFamily("tapio_sink_queue", "Occurrences that wait in the sink.", labels=["sink"])
         for sink in self._telemetry.sinks:

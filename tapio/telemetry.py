@@ -44,7 +44,6 @@ class ObserverTelemetry:
         self.events = 0
         self.anomalies: Counter[str] = Counter()
         self.unattributed = 0
-        self.invalid = 0  # anomalies that did not make a valid occurrence: a defect
         self.suppressed: dict[str, int] = {}
 
     def is_up(self, hooks: Sequence[Hook]) -> bool:
@@ -59,6 +58,9 @@ class Telemetry:
         self.observers = {observer.name: observer for observer in observers}
         self.sinks = sinks
         self.occurrences: Counter[tuple[str, str]] = Counter()
+        self.invalid = 0  # anomalies that did not make a valid occurrence: a defect
+        self.folded: Counter[str] = Counter()
+        self.overflowed: dict[str, int] = {}
         self.drained_at = time.monotonic()
         self.heartbeat_error = ""
 

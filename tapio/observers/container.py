@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from tapio.anomalies import ABNORMAL_EXIT, Anomaly
+from tapio.anomalies import ABNORMAL_EXIT, Anomaly, Severity
 from tapio.config import Config
 from tapio.kernel.channel import Loaded
 from tapio.kernel.layout import make_decoder
@@ -90,4 +90,5 @@ class ContainerObserver(Observer):
             data["oom_victim"] = True
         ending = f"exit_code={data['exit_code']}" + (f", signal={signal_name(signal)}" if signal else "")
         message = f"Abnormal exit pid={record.task_pid} ({ending})"
-        return [Anomaly(ABNORMAL_EXIT, record.boot_ns, message, data, "error" if signal else "warning")]
+        severity: Severity = "error" if signal else "warning"
+        return [Anomaly(ABNORMAL_EXIT, record.boot_ns, message, data, severity, (comm, record.status & 0xFF7F))]

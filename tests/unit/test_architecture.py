@@ -23,6 +23,7 @@ UPSTREAM = {
     "prometheus": {"telemetry"},
     "heartbeat": {"telemetry", "store"},
     "web": set(),
+    "episodes": set(),
     "cli": {"store", "heartbeat"},
 }
 
