@@ -2,6 +2,8 @@
 # make run     setup, then the agent with the stdout and file sinks
 # make test    setup, then every test; as root, because the tests make real faults in this kernel
 # make lint    setup, then every check of style and types
+# make names   tapio/otel_names.py from otel/schema
+# make collector  builds the OpenTelemetry Collector of the tests (needs Go) and prints where it is
 # make lock    resolve the dependencies anew into requirements*.lock
 
 SHELL := /bin/bash
@@ -49,6 +51,12 @@ format: setup
 	$(VENV)/bin/ruff format
 	clang-format -i ebpf/*.c ebpf/headers/*.h
 
+names: setup
+	$(PYTHON) tools/generate-names
+
+collector:
+	@tools/build-collector
+
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra agent -o requirements.lock pyproject.toml
@@ -59,4 +67,4 @@ clean:
 	$(MAKE) -C ebpf clean
 	rm -rf $(VENV)
 
-.PHONY: setup packages objects run test lint format lock clean
+.PHONY: setup packages objects run test lint format names collector lock clean

@@ -14,7 +14,7 @@ import select
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
@@ -29,9 +29,9 @@ from tapio.heartbeat import HeartbeatWriter
 from tapio.ids import IdSource
 from tapio.kernel import attach, privileges
 from tapio.occurrence import PROTOCOL_VERSION, Context, Error, Occurrence
-from tapio.sinks.base import MultiSink, Sink
+from tapio.sinks.base import MultiSink
+from tapio.sinks.chosen import ChosenSinks
 from tapio.sinks.file import FileSink
-from tapio.sinks.stdout import StdoutSink
 from tapio.source import Source
 from tapio.store import Store, lock_directory, open_directory
 from tapio.telemetry import ObserverTelemetry, Telemetry
@@ -39,7 +39,9 @@ from tapio.web import PLAIN, Answer, WebServer
 
 log = logging.getLogger(__name__)
 
-_STOP_WITHIN_S = 1.5
+_DRAIN_WITHIN_S = 1.0  # at the end, of _STOP_WITHIN_S in all
+_STOP_WITHIN_S = 3.5
+_SAY_GOODBYE_WITHIN_S = 0.5
 _MAX_RECORDS_A_TURN = 4096
 _CODECS = ("ascii", "idna", "latin-1", "utf-8")
 
@@ -52,6 +54,7 @@ class Agent:
         self._config = config
         self._reload = reload
         self._config_path = config_path
+        self._node = node
         self._context = Context(node=node) if node else None
         self._clock = WallClock()
         self._ids = IdSource()
@@ -65,6 +68,7 @@ class Agent:
         """Observe until SIGTERM or SIGINT. TapioError when the start fails; nothing stays attached then."""
         self._catch_signals()
         config = self._config
+        chosen = ChosenSinks(config, os.environ, self._node)
         uid, gid = privileges.find_user(config.user)
         path = Path(config.data_dir)
         directory = open_directory(path, uid, gid)
@@ -82,18 +86,24 @@ class Agent:
         self._check_config_is_readable(uid)
 
         with contextlib.ExitStack() as cleanup:
-            sinks = MultiSink(self._make_sinks(store, cleanup))
+            sinks = MultiSink(chosen.make(store, directory))
+            cleanup.callback(sinks.close)
             observers = [source.telemetry for source in self._sources]
             observers += [ObserverTelemetry(name, reason) for name, reason in failed.items()]
             telemetry = Telemetry(observers, sinks.sinks)
             telemetry.folded, telemetry.overflowed = self._episodes.folded, self._episodes.overflowed
             self._serve(telemetry, cleanup)
+            export = chosen.make_metric_export()
+            if export is not None:
+                export.add_agent_metrics(prometheus.AgentCollector(telemetry).collect)
             heartbeat = HeartbeatWriter(store, telemetry)
             log.info("observing %s", ", ".join(source.telemetry.name for source in self._sources))
             self._loop(telemetry, sinks)
             deadline = time.monotonic() + _STOP_WITHIN_S
             self._stop(telemetry, sinks, deadline)
-            heartbeat.close(deadline)
+            if export is not None:
+                export.close(max(_SAY_GOODBYE_WITHIN_S, deadline - time.monotonic()))
+            heartbeat.close(time.monotonic() + _SAY_GOODBYE_WITHIN_S)
         os.close(lock)
 
     def _catch_signals(self) -> None:
@@ -131,18 +141,6 @@ class Agent:
                 f"reading {self._config_path} as uid {uid}: permission denied: the agent reads it again on SIGHUP, "
                 "so make it and its folders readable for that user"
             )
-
-    def _make_sinks(self, store: Store, cleanup: contextlib.ExitStack) -> Sequence[Sink]:
-        make: dict[str, Callable[[], Sink]] = {
-            "stdout": StdoutSink,
-            "file": lambda: FileSink(store, self._config.file),
-        }
-        sinks = []
-        for name in dict.fromkeys(self._config.sinks):
-            sink = make[name]()
-            cleanup.callback(sink.close)
-            sinks.append(sink)
-        return sinks
 
     def _serve(self, telemetry: Telemetry, cleanup: contextlib.ExitStack) -> None:
         endpoint = self._config.metrics_endpoint()
@@ -259,7 +257,8 @@ class Agent:
         for sink in sinks.sinks:
             if isinstance(sink, FileSink):
                 sink.config = config.file
-        restart = [key for key in ("sinks", "observers", "data_dir", "ebpf_dir", "metrics_address", "user", "kernel")
+        restart = [key for key in ("sinks", "observers", "data_dir", "ebpf_dir", "metrics_address", "user", "kernel",
+                                "otlp", "polku")
                    if getattr(config, key) != getattr(self._config, key)]  # fmt: skip
         log.info("configuration reloaded%s", f"; needs a restart: {', '.join(restart)}" if restart else "")
 
@@ -267,10 +266,15 @@ class Agent:
         """Detach first, so that the rings come to an end; then read them out and flush."""
         for source in self._sources:
             source.attachment.detach()
-        while self._drain(sinks, telemetry) and time.monotonic() < deadline:
+        drained = time.monotonic() + _DRAIN_WITHIN_S
+        while self._drain(sinks, telemetry) and time.monotonic() < drained:
             pass
         for source in self._sources:
             self._admit(source.observer.due(None), source, sinks, telemetry)
         self._emit(self._episodes.flush(), sinks, telemetry)
-        if not sinks.flush(deadline):
-            log.warning("stopping: %d occurrences could not be flushed", sum(sink.backlog for sink in sinks.sinks))
+        if sinks.flush(deadline):
+            return
+        for sink in sinks.sinks:
+            if sink.backlog:
+                fate = "wait in the spool for the next start" if sink.keeps_backlog else "could not be written"
+                log.warning("stopping: %d occurrences of the sink %s %s", sink.backlog, sink.name, fate)

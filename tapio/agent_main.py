@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--observer", action="append", metavar="NAME", help=f"repeatable: {observers} (default: all)")
     parser.add_argument("--data-dir", metavar="DIR", help="also TAPIO_DATA_DIR (default: .tapio/occurrences)")
     parser.add_argument("--ebpf-dir", metavar="DIR", help="default: /opt/tapio/ebpf, or ebpf/build of the checkout")
+    parser.add_argument("--polku-endpoint", metavar="URL", help="where the sink polku sends to")
     parser.add_argument("--metrics-address", metavar="HOST:PORT", help="default: 127.0.0.1:9464; '' for none")
     parser.add_argument(
         "--check", action="store_true", help="load and attach, print what works on this kernel, and exit"
@@ -69,6 +70,7 @@ def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
         "data_dir": arguments.data_dir,
         "ebpf_dir": arguments.ebpf_dir,
         "metrics_address": arguments.metrics_address,
+        "polku.endpoint": arguments.polku_endpoint,
     }
     return {key: value for key, value in values.items() if value is not None}
 

@@ -22,7 +22,7 @@ INSTALLED_EBPF_DIR = Path("/opt/tapio/ebpf")
 CHECKOUT_EBPF_DIR = Path(__file__).resolve().parent.parent / "ebpf" / "build"
 
 ObserverName = Literal["container"]
-SinkName = Literal["stdout", "file"]
+SinkName = Literal["stdout", "file", "otlp", "grafana", "polku"]
 _ExitCode = Annotated[int, msgspec.Meta(ge=0, le=255)]
 _MAX = 1 << 40
 _COMM_MAX = 15  # TASK_COMM_LEN - 1
@@ -72,6 +72,21 @@ class EpisodesConfig(_Section, frozen=True):
     burst: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 500
 
 
+class OtlpConfig(_Section, frozen=True):
+    """Where OpenTelemetry data goes; the variables OTEL_* win, and say the rest."""
+
+    endpoint: str = ""
+    spool_mib: Annotated[int, msgspec.Meta(ge=1, le=_MAX)] = 64
+    agent_metrics: bool = False
+
+
+class PolkuConfig(_Section, frozen=True):
+    """Where POLKU is."""
+
+    endpoint: str = ""
+    spool_mib: Annotated[int, msgspec.Meta(ge=1, le=_MAX)] = 64
+
+
 class Config(_Section, frozen=True):
     """Everything that can be set."""
 
@@ -85,6 +100,8 @@ class Config(_Section, frozen=True):
     container: ContainerConfig = ContainerConfig()
     file: FileConfig = FileConfig()
     episodes: EpisodesConfig = EpisodesConfig()
+    otlp: OtlpConfig = OtlpConfig()
+    polku: PolkuConfig = PolkuConfig()
 
     def find_ebpf_dir(self) -> Path:
         """The folder with the BPF objects: the configured one, an installed one, or the checkout's."""
@@ -111,8 +128,8 @@ def load(
 ) -> Config:
     """The configuration in force. `path` is the file that was asked for; None: the default one if it is there.
 
-    `flags` holds top-level keys that were given on the command line. UsageError names the file, or the flag's
-    key, and the path of what is wrong.
+    `flags` holds keys that were given on the command line, those of a section as `section.key`. UsageError names
+    the file, or the flag's key, and the path of what is wrong.
     """
     values: dict[str, Any] = {}
     if path is None and os.path.exists(default_path):  # noqa: PTH110  # Path.exists() raises in a closed folder
@@ -120,10 +137,19 @@ def load(
     if path is not None:
         values = _read(path)
     checked = _convert(values, str(path))
-    layered = {**values, **_from_environment(environment), **flags}
+    layered = _layer(values, {**_from_environment(environment), **flags})
     config = _convert(layered, "the command line") if layered != values else checked
     config.metrics_endpoint()
     return config
+
+
+def _layer(values: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with what is in `over`; both stay as they are."""
+    layered = dict(values)
+    for path, value in over.items():
+        section, dot, key = path.partition(".")
+        layered[section] = {**layered.get(section, {}), key: value} if dot else value
+    return layered
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:

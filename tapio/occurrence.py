@@ -18,6 +18,7 @@ from tapio.errors import OccurrenceError
 
 PROTOCOL_VERSION: Literal["1.0"] = "1.0"
 _MAX_INT = (1 << 63) - 1
+_MAX_DEPTH = 16
 
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
 _Ulid = Annotated[str, msgspec.Meta(pattern="^[0-7][0-9A-HJKMNP-TV-Z]{25}$")]
@@ -137,8 +138,28 @@ _DECODER = msgspec.json.Decoder(Occurrence)
 
 
 def encode(occurrence: Occurrence) -> bytes:
-    """The occurrence as one line of JSON, without the newline."""
-    return _ENCODER.encode(occurrence)
+    """The occurrence as one line of JSON, without the newline. Never fails: what JSON cannot hold becomes text."""
+    try:
+        return _ENCODER.encode(occurrence)
+    except (TypeError, ValueError, RecursionError):  # a lone surrogate, an object
+        return _ENCODER.encode(_encodable({name: getattr(occurrence, name) for name in occurrence.__struct_fields__}))
+
+
+def _encodable(value: Any, depth: int = 0) -> Any:
+    """`value` with harmless text in place of what JSON cannot hold."""
+    if isinstance(value, msgspec.Struct):
+        value = {name: getattr(value, name) for name in value.__struct_fields__}
+    if isinstance(value, dict) and depth < _MAX_DEPTH:
+        return {
+            _encodable(str(key)): _encodable(item, depth + 1)
+            for key, item in value.items()
+            if item not in ("", None, ())
+        }
+    if isinstance(value, list | tuple) and depth < _MAX_DEPTH:
+        return [_encodable(item, depth + 1) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def decode(document: bytes) -> Occurrence:

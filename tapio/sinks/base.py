@@ -25,6 +25,8 @@ class Sink(Protocol):
 
     name: str
     results: dict[str, int]  # occurrences by RESULTS; only grows
+    flush_s: float  # how long a flush at the end of the agent may take
+    keeps_backlog: bool  # whether what could not be flushed is there after a restart
 
     def send(self, occurrence: Occurrence) -> None:
         """Take the occurrence over, or count it as dropped. Never blocks, never raises."""
@@ -48,6 +50,8 @@ class QueuedSink(abc.ABC):
     """A sink with a bounded queue and a thread that writes batches."""
 
     name: str
+    flush_s = 1.5
+    keeps_backlog = False
 
     def __init__(self, limit: int, batch: int) -> None:
         self.results = dict.fromkeys(RESULTS, 0)
@@ -150,8 +154,13 @@ class MultiSink:
             sink.send(occurrence)
 
     def flush(self, deadline: float) -> bool:
-        """Flush all sinks within one deadline; whether all could."""
-        flushed = [sink.flush(deadline) for sink in self.sinks]
+        """Flush all sinks, each within its own time and all until `deadline`; whether all could.
+
+        They write in threads of their own: waiting for one takes nothing from the next.
+        """
+        start = time.monotonic()
+        in_order = sorted(self.sinks, key=lambda sink: sink.flush_s)
+        flushed = [sink.flush(min(deadline, start + sink.flush_s)) for sink in in_order]
         return all(flushed)
 
     def close(self) -> None:
