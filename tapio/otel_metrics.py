@@ -65,7 +65,7 @@ class MetricExport:
                 for family in families():
                     for sample in family.samples:
                         if sample.name == prometheus_name:
-                            yield Observation(sample.value, sample.labels)
+                            yield Observation(sample.value + 0, sample.labels)  # a bool cannot be encoded
 
             return callback
 
@@ -113,7 +113,10 @@ class _Exporter(OTLPMetricExporter):
         self._one_shot.outcome = None
         result = super().export(metrics_data, timeout_millis, **kwargs)
         outcome = self._one_shot.outcome
-        message = outcome.message if outcome is not None else ""
+        if outcome is not None:
+            message = outcome.message
+        else:
+            message = "" if result is MetricExportResult.SUCCESS else "a point cannot be encoded: please report it"
         if message:
             self.last_error = message
             if message != self._logged:

@@ -1,0 +1,175 @@
+"""HTTPS with a private CA, mutual TLS, and what must not have a say in it."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from helpers.certificates import Authority
+from helpers.occurrences import occurrences
+from helpers.receiver import Receiver, receiver
+from helpers.running_agent import wait_for
+
+from tapio.errors import UsageError
+from tapio.sinks.delivery import Backoff
+from tapio.sinks.otlp import OtlpSink
+from tapio.sinks.otlp_environment import read_settings
+from tapio.sinks.tls import TlsFiles, make_context
+
+PREFIX = "OTEL_EXPORTER_OTLP_"
+
+
+def make_sink(target: Receiver | str, directory: int, **variables: object) -> OtlpSink:
+    url = target if isinstance(target, str) else target.url
+    environment = {f"{PREFIX}{name}": str(value) for name, value in {"ENDPOINT": url, "TIMEOUT": "2", **variables}.items()}
+    return OtlpSink(read_settings(environment, "logs"), {}, directory, 1 << 20, Backoff(0.02, 0.1))
+
+
+def delivers(sink: OtlpSink, number: int = 3) -> bool:
+    """Whether `number` occurrences arrive; closes the sink."""
+    for one in occurrences(number):
+        sink.send(one)
+    flushed = sink.flush(time.monotonic() + 5)
+    sink.close()
+    return flushed and sink.results["accepted"] == number
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "ours")
+
+
+def test_a_private_ca_is_trusted(authority: Authority, directory: int) -> None:
+    with receiver(authority.server_context()) as collector:
+        assert delivers(make_sink(collector, directory, CERTIFICATE=authority.ca))
+
+
+def test_another_ca_is_refused(authority: Authority, directory: int, tmp_path: Path) -> None:
+    """Nothing is sent, nothing is lost, the reason is named."""
+    other = Authority(tmp_path / "other")
+    with receiver(authority.server_context()) as collector:
+        sink = make_sink(collector, directory, CERTIFICATE=other.ca)
+        assert not delivers(sink)
+        assert collector.requests == []
+        assert "certificate is not good" in sink.last_error
+        assert sink.results == {"accepted": 0, "rejected": 0, "dropped": 0}
+        assert sink.backlog == 3
+
+
+def test_a_name_that_does_not_match_is_refused(authority: Authority, directory: int) -> None:
+    authority.issue("server", address="127.0.0.2")
+    context = authority.server_context()
+    context.load_cert_chain(*authority.issue("elsewhere", address="127.0.0.2"))
+    with receiver(context) as collector:
+        assert not delivers(make_sink(collector, directory, CERTIFICATE=authority.ca))
+        assert collector.requests == []
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_requests_ca_bundle_has_no_say(
+    authority: Authority, directory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    """Neither does a foreign bundle break what is configured, nor does a good one replace it."""
+    other = Authority(tmp_path / "other")
+    with receiver(authority.server_context()) as collector:
+        monkeypatch.setenv(variable, str(other.ca))
+        assert delivers(make_sink(collector, directory, CERTIFICATE=authority.ca))
+        monkeypatch.setenv(variable, str(authority.ca))
+        assert not delivers(make_sink(collector, directory, CERTIFICATE=other.ca))
+
+
+def test_mutual_tls(authority: Authority, directory: int, tmp_path: Path) -> None:
+    """With the client's certificate it goes through, without or with a foreign one it does not."""
+    other = Authority(tmp_path / "other")
+    certificate, key = authority.issue("client")
+    foreign_certificate, foreign_key = other.issue("client")
+    with receiver(authority.server_context(clients_of=authority)) as collector:
+        assert delivers(make_sink(collector, directory, CERTIFICATE=authority.ca, CLIENT_CERTIFICATE=certificate, CLIENT_KEY=key))
+        count = len(collector.requests)
+        assert not delivers(make_sink(collector, directory, CERTIFICATE=authority.ca))
+        assert not delivers(
+            make_sink(collector, directory, CERTIFICATE=authority.ca, CLIENT_CERTIFICATE=foreign_certificate,
+                      CLIENT_KEY=foreign_key)
+        )  # fmt: skip
+        assert len(collector.requests) == count
+
+
+def test_replaced_certificates_are_taken_over(authority: Authority, directory: int, tmp_path: Path) -> None:
+    """A sink that was given the wrong CA delivers once the file is replaced, without a restart."""
+    bundle = tmp_path / "bundle.pem"
+    shutil.copy(Authority(tmp_path / "other").ca, bundle)
+    with receiver(authority.server_context()) as collector:
+        sink = make_sink(collector, directory, CERTIFICATE=bundle)
+        for one in occurrences(3):
+            sink.send(one)
+        wait_for(lambda: "certificate" in sink.last_error)
+        shutil.copy(authority.ca, bundle)
+        wait_for(lambda: sink.results["accepted"] == 3, 10)
+        sink.close()
+
+
+@pytest.mark.parametrize("bad", ["missing", "not PEM", "foreign key", "unreadable"])
+def test_files_that_cannot_be_used_are_an_error_of_one_line(authority: Authority, tmp_path: Path, bad: str) -> None:
+    certificate, key = authority.issue("client")
+    files = {
+        "missing": TlsFiles(ca=str(tmp_path / "none.pem")),
+        "not PEM": TlsFiles(ca=str(tmp_path / "text.pem")),
+        "foreign key": TlsFiles(str(authority.ca), str(certificate), str(authority.folder / "ca.key")),
+        "unreadable": TlsFiles(ca=str(tmp_path)),
+    }[bad]
+    (tmp_path / "text.pem").write_text("hello\n")
+    with pytest.raises(UsageError) as caught:
+        make_context(files)
+    assert "\n" not in str(caught.value)
+    assert str(files.paths[1 if bad == "foreign key" else 0]) in str(caught.value)
+    make_context(TlsFiles(str(authority.ca), str(certificate), str(key)))
+
+
+def test_netrc_is_not_read(directory: int, collector: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password secret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    assert delivers(make_sink(collector, directory))
+    assert "authorization" not in collector.requests[0].headers
+
+
+def test_a_proxy_is_used_and_no_proxy_is_honoured(
+    directory: int, collector: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The receiver plays the proxy: a proxied request names the whole URL."""
+    monkeypatch.setenv("http_proxy", collector.url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert delivers(make_sink("http://collector.example:4318", directory))
+    assert collector.requests[-1].path == "http://collector.example:4318/v1/logs"
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert delivers(make_sink(collector, directory))
+    assert collector.requests[-1].path == "/v1/logs"
+
+
+def test_headers_are_sent_and_never_logged(
+    directory: int, collector: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not by us, not by a library, not when it fails."""
+    caplog.set_level(logging.DEBUG)
+    secret = base64.b64encode(b"12345:glc_secret").decode()
+    collector.script += ["401", "503", "302", "reset"]
+    headers = f"Authorization=Basic%20{secret},X-Scope-OrgID=tenant"
+    with_password = collector.url.replace("//", "//user:hunter2@")
+    sink = make_sink(with_password, directory, HEADERS=headers)
+    for _ in range(5):
+        sink.send(occurrences(1)[0])
+        sink.flush(time.monotonic() + 2)
+    wait_for(lambda: sink.backlog == 0, 10)
+    sink.close()
+    assert collector.requests[0].headers["authorization"].startswith("Basic ")
+    assert collector.requests[0].headers["x-scope-orgid"] == "tenant"
+    told = caplog.text + sink.last_error + repr(sink._session)
+    assert secret not in told
+    assert "hunter2" not in told
+    assert "answer 401" in told
