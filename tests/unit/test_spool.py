@@ -1,0 +1,264 @@
+"""The queue on disk: order, recovery from every kind of end, bounds."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tapio.sinks.spool import Entry, Spool
+
+
+class Disk:
+    """A data directory in which spools are opened one after another."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path / "data"
+        self.path.mkdir()
+        self.descriptor = os.open(self.path, os.O_RDONLY)
+        self.dropped = 0
+
+    def open(self, max_bytes: int = 1 << 20) -> Spool:
+        return Spool(self.descriptor, "test", max_bytes, self._drop)
+
+    def _drop(self, count: int) -> None:
+        self.dropped += count
+
+    def files(self) -> list[Path]:
+        """The segments, oldest first."""
+        return sorted((self.path / ".spool/test").glob("*.segment"))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    disk = Disk(tmp_path)
+    yield disk
+    os.close(disk.descriptor)
+
+
+def documents(start: int, stop: int, size: int = 100) -> list[bytes]:
+    return [f"{number:08d}".encode().ljust(size, b".") for number in range(start, stop)]
+
+
+def drain(spool: Spool, limit: int = 7) -> list[bytes]:
+    """Take and acknowledge everything."""
+    found: list[bytes] = []
+    while entries := spool.take(limit, 1 << 20):
+        found += [entry.document for entry in entries]
+        spool.acknowledge(entries[-1])
+    return found
+
+
+def test_first_in_first_out(disk: Disk) -> None:
+    spool = disk.open()
+    spool.append(documents(0, 31))
+    assert spool.unread == 31
+    assert [entry.document for entry in spool.take(5, 1 << 20)] == documents(0, 5)
+    spool.append(documents(31, 37))
+    assert drain(spool) == documents(5, 37)
+    assert spool.unread == 0
+    assert spool.take(5, 1 << 20) == []
+    spool.append(documents(37, 38))
+    assert drain(spool) == documents(37, 38)
+
+
+def test_a_batch_is_bounded_by_bytes_too(disk: Disk) -> None:
+    spool = disk.open()
+    spool.append(documents(0, 10, size=1000))
+    assert len(spool.take(100, 2500)) == 3
+
+
+def test_what_was_not_acknowledged_comes_back(disk: Disk) -> None:
+    """As after SIGKILL: nothing is closed."""
+    spool = disk.open()
+    spool.append(documents(0, 20))
+    entries = spool.take(10, 1 << 20)
+    spool.acknowledge(entries[6])
+    again = disk.open()
+    assert again.unread == 13
+    again.append(documents(20, 23))
+    assert drain(again) == documents(7, 23)
+    assert disk.open().unread == 0
+    assert disk.dropped == 0
+
+
+def test_segments_are_removed_when_they_are_settled(disk: Disk) -> None:
+    spool = disk.open(max_bytes=64 << 10)  # segments of 8 KiB
+    for number in range(0, 400, 10):
+        spool.append(documents(number, number + 10))
+    assert len(disk.files()) > 4
+    assert drain(spool) == documents(0, 400)
+    assert len(disk.files()) == 1
+    assert disk.dropped == 0
+
+
+def test_beyond_the_bound_the_oldest_is_dropped_and_counted(disk: Disk) -> None:
+    """What is left and what was dropped add up, and the newest is there."""
+    spool = disk.open(max_bytes=64 << 10)
+    for number in range(0, 5000, 10):
+        spool.append(documents(number, number + 10))
+        assert sum(path.stat().st_size for path in disk.files()) <= 64 << 10
+    left = drain(spool)
+    assert len(left) + disk.dropped == 5000
+    assert left == documents(5000 - len(left), 5000)
+    assert len(left) > 400
+
+
+def test_entries_that_were_taken_are_not_counted_as_dropped(disk: Disk) -> None:
+    """They are in the sender's hands: their fate is told by the receiver."""
+    spool = disk.open(max_bytes=64 << 10)
+    spool.append(documents(0, 20))
+    taken = spool.take(13, 1 << 20)
+    for number in range(20, 5000, 10):
+        spool.append(documents(number, number + 10))
+    spool.acknowledge(taken[-1])
+    left = drain(spool)
+    assert 13 + disk.dropped + len(left) == 5000
+    assert left == documents(5000 - len(left), 5000)
+
+
+def test_recovery_keeps_the_bound_and_the_count(disk: Disk) -> None:
+    for number in range(0, 3000, 100):
+        disk.open(max_bytes=64 << 10).append(documents(number, number + 100))
+    left = drain(disk.open(max_bytes=64 << 10))
+    assert len(left) + disk.dropped == 3000
+    assert left == documents(3000 - len(left), 3000)
+
+
+@pytest.mark.parametrize("cut", range(1, 117, 5))
+def test_a_torn_end_is_cut_off(disk: Disk, cut: int) -> None:
+    """As after a power loss: the last frame is partly there. What comes later is not damaged by it."""
+    disk.open().append(documents(0, 5))
+    path = disk.files()[0]
+    os.truncate(path, path.stat().st_size - min(cut, 107))
+    spool = disk.open()
+    spool.append(documents(5, 8))
+    assert drain(spool) == documents(0, 4) + documents(5, 8)
+
+
+def test_a_tail_of_zeros_is_cut_off(disk: Disk) -> None:
+    """As some filesystems leave it after a power loss."""
+    disk.open().append(documents(0, 5))
+    with disk.files()[0].open("ab") as file:
+        file.write(b"\0" * 4096)
+    spool = disk.open()
+    spool.append(documents(5, 8))
+    assert drain(spool) == documents(0, 8)
+    assert disk.dropped == 0
+
+
+def test_a_damaged_document_is_skipped_and_counted(disk: Disk) -> None:
+    disk.open().append(documents(0, 9))
+    path = disk.files()[0]
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(b"00000004")] ^= 0xFF
+    path.write_bytes(raw)
+    spool = disk.open()
+    assert drain(spool) == documents(0, 4) + documents(5, 9)
+    assert disk.dropped == 1
+    assert spool.unread == 0
+
+
+def test_a_damage_while_it_runs_is_counted(disk: Disk) -> None:
+    """A length that makes no sense hides everything behind it: as many are counted."""
+    spool = disk.open()
+    spool.append(documents(0, 9))
+    path = disk.files()[0]
+    raw = bytearray(path.read_bytes())
+    where = raw.index(b"00000004") - 8
+    raw[where : where + 4] = b"\xff\xff\xff\xff"
+    path.write_bytes(raw)
+    assert drain(spool) == documents(0, 4)
+    assert disk.dropped == 5
+    spool.append(documents(9, 12))
+    assert drain(spool) == documents(9, 12)
+
+
+@pytest.mark.parametrize("mark", [b"", b"garbage", b"TAPIOSP1" + b"\xff" * 20, b"TAPIOSP1" + b"\0" * 20])
+def test_a_lost_mark_costs_duplicates_only(disk: Disk, mark: bytes) -> None:
+    spool = disk.open()
+    spool.append(documents(0, 9))
+    spool.acknowledge(spool.take(5, 1 << 20)[-1])
+    (disk.path / ".spool/test/acknowledged").write_bytes(mark)
+    assert drain(disk.open()) == documents(0, 9)
+
+
+def test_a_mark_beyond_what_a_power_loss_left_hides_nothing_new(disk: Disk) -> None:
+    """The segment shrank below the acknowledged position: what is appended there now is not taken for settled."""
+    spool = disk.open()
+    spool.append(documents(0, 9))
+    spool.acknowledge(spool.take(9, 1 << 20)[-1])
+    os.truncate(disk.files()[0], 8 + 3 * 108)
+    spool = disk.open()
+    spool.append(documents(9, 12))
+    assert drain(spool) == documents(9, 12)
+    disk.files()[0].unlink()
+    spool = disk.open()
+    spool.append(documents(12, 15))
+    assert drain(disk.open()) == documents(12, 15)
+
+
+def test_foreign_files_are_left_alone(disk: Disk) -> None:
+    disk.open()
+    folder = disk.path / ".spool/test"
+    (folder / "notes.txt").write_text("x")
+    (folder / "zz.segment").write_text("x")
+    (folder / "0000000000000001.segment").write_bytes(b"TAPIOSP9" + b"x" * 50)
+    (folder / "0000000000000002.segment").write_bytes(b"")
+    spool = disk.open()
+    spool.append(documents(0, 3))
+    assert drain(spool) == documents(0, 3)
+    assert (folder / "notes.txt").exists()
+    assert (folder / "zz.segment").exists()
+    assert disk.dropped == 1  # another version's: at least one
+
+
+def test_a_failed_append_adds_nothing(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the bytes were written when the disk became full."""
+    spool = disk.open()
+    spool.append(documents(0, 3))
+    real: Callable[[int, bytes, int], int] = os.pwrite
+
+    def full(descriptor: int, data: bytes, offset: int) -> int:
+        real(descriptor, data[:50], offset)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="No space"):
+        spool.append(documents(3, 6))
+    monkeypatch.setattr(os, "pwrite", real)
+    spool.append(documents(6, 9))
+    assert drain(disk.open()) == documents(0, 3) + documents(6, 9)
+
+
+def test_random_histories(disk: Disk) -> None:
+    """Appending, taking, acknowledging, killing and restarting in any order: each document once, in order."""
+    rng = random.Random(17)
+    spool = disk.open(max_bytes=1 << 20)
+    appended = settled = taken = 0
+    entries: list[Entry] = []
+    for _ in range(3000):
+        action = rng.random()
+        if action < 0.4:
+            count = rng.randrange(1, 30)
+            spool.append(documents(appended, appended + count, size=rng.randrange(8, 900)))
+            appended += count
+        elif action < 0.7:
+            entries = spool.take(rng.randrange(1, 50), 1 << 16)
+            assert [int(entry.document[:8]) for entry in entries] == list(range(taken, taken + len(entries)))
+            taken += len(entries)
+            if entries and rng.random() < 0.8:
+                spool.acknowledge(entries[-1])
+                settled = taken
+        elif action < 0.75:
+            spool = disk.open(max_bytes=1 << 20)
+            taken = settled
+        assert spool.unread == appended - taken or disk.dropped
+        if appended - settled > 800:
+            while more := spool.take(100, 1 << 16):
+                spool.acknowledge(more[-1])
+            settled = taken = appended
+    assert disk.dropped == 0
