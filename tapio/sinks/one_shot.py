@@ -262,11 +262,11 @@ def _describe(error: BaseException) -> str:
             return f"TLS: {(cause.reason or 'failed').replace('_', ' ').lower()}"
         if isinstance(cause, socket.gaierror):
             return f"looking up the name: {(cause.strerror or 'failed').lower()}"
-    if any(isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError) for cause in seen):
-        return "timed out"
     for cause in reversed(seen):
         if isinstance(cause, OSError) and cause.errno is not None and cause.errno in errno.errorcode:
             return os.strerror(cause.errno).lower()
         if isinstance(cause, http.client.BadStatusLine | http.client.IncompleteRead):
             return "the answer was cut off or is not HTTP"
+    if any(isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError) for cause in seen):
+        return "timed out"
     return f"the connection failed ({type(seen[-1]).__name__})"
