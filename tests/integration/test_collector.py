@@ -1,0 +1,120 @@
+"""The pipelines of otel/collector in a real collector: from the kernel to the gateway's output."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import json_format
+from helpers.cgroups import scratch_cgroup
+from helpers.collector import PIPELINES, collector_binary, free_port, running_collector
+from helpers.receiver import Request
+from helpers.running_agent import running_agent, wait_for
+from helpers.schema import unknown_names
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+
+OVERLAY = Path(__file__).with_name("gateway-overlay.yaml")
+
+
+@pytest.fixture(scope="module")
+def binary() -> Path:
+    return collector_binary()
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{}, {"LOGS_EXPORTERS": "[otlp_http/grafana_cloud]", "METRICS_EXPORTERS": "[otlp_http/grafana_cloud]"},
+     {"LOGS_EXPORTERS": "[otlp_http/loki, otlp_http/grafana_cloud]"}],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["agent.yaml", "gateway.yaml"])
+def test_the_pipelines_are_valid(binary: Path, name: str, variables: dict[str, str]) -> None:
+    done = subprocess.run(
+        [binary, "validate", f"--config={PIPELINES / name}"], env=variables, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def records_in(path: Path) -> list[dict[str, Any]]:
+    """The log records in the output of a file exporter."""
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text().split("\n")[:-1]:
+        if "resourceLogs" in line:
+            parsed = json_format.Parse(line, ExportLogsServiceRequest())
+            found += Request("/v1/logs", {}, parsed.SerializeToString()).records()
+    return found
+
+
+@pytest.mark.kernel
+def test_every_occurrence_comes_out_of_the_gateway(binary: Path, tmp_path: Path, public_path: Path) -> None:
+    """Agent → agent.yaml → gateway.yaml → file: each once, each field as on stdout; also over an outage of the gateway
+    and one of the node-local collector."""
+    local, gateway, output = free_port(), free_port(), tmp_path / "output.json"
+    environment = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{local}", "NODE_NAME": "worker-3",
+        "OTEL_RESOURCE_ATTRIBUTES": "k8s.cluster.name=test", "OTEL_METRIC_EXPORT_INTERVAL": "500",
+    }  # fmt: skip
+    config = public_path / "tapio.toml"
+    config.write_text("[otlp]\nagent_metrics = true\n")
+
+    def run_gateway() -> Any:
+        configs = (PIPELINES / "gateway.yaml", OVERLAY)
+        return running_collector(binary, tmp_path / "gateway", *configs, port=gateway, OUTPUT=str(output))
+
+    def run_local() -> Any:
+        endpoint = f"http://127.0.0.1:{gateway}"
+        return running_collector(binary, tmp_path / "local", PIPELINES / "agent.yaml", port=local, GATEWAY_ENDPOINT=endpoint)
+
+    flags = ("--sink=grafana", f"--config={config}")
+    with running_agent(tmp_path / "data", *flags, environment=environment) as agent, scratch_cgroup() as cgroup:
+
+        def fail(number: int) -> None:
+            for _ in range(number):
+                cgroup.run(["/bin/false"])
+
+        with run_local():
+            with run_gateway():
+                fail(53)
+                wait_for(lambda: len(ids_in(output, cgroup.id)) == 53, 30)
+            fail(31)  # the gateway is away
+            wait_for(lambda: agent.metric('tapio_sink_occurrences_total{result="accepted",sink="otlp"}') >= 84, 15)
+        fail(29)  # now both are
+        agent.settle()
+        with run_gateway(), run_local():
+            fail(17)
+            wait_for(lambda: len(ids_in(output, cgroup.id)) >= 130, 60)
+            time.sleep(0.5)
+        assert agent.stop() == 0
+        sent = {one["id"]: one for one in agent.of_cgroup(cgroup.id)}
+
+    assert len(sent) == 130
+    got = [r for r in records_in(output) if r["body"]["data"].get("cgroup_id") == cgroup.id]
+    assert Counter(record["body"]["id"] for record in got) == dict.fromkeys(sent, 1)
+    for record in got:
+        one = sent[record["body"]["id"]]
+        assert record["body"] == one
+        assert record["time"] == one["data"]["timestamp_ns"]
+        assert record["event_name"] == one["type"]
+        assert record["severity"] == (13, "WARN")
+        assert record["attributes"]["process.pid"] == one["data"]["pid"]
+        assert record["attributes"]["log.record.uid"] == one["id"]
+        assert record["resource"]["service.name"] == "tapio"
+        assert record["resource"]["k8s.cluster.name"] == "test"
+        assert record["resource"]["k8s.node.name"] == "worker-3"
+        assert unknown_names(record) == set()
+    metrics = {
+        metric["name"]
+        for line in output.read_text().splitlines() if "resourceMetrics" in line
+        for group in json.loads(line)["resourceMetrics"] for scope in group["scopeMetrics"] for metric in scope["metrics"]
+    }  # fmt: skip
+    assert {"tapio.anomalies", "tapio.sink.queue", "tapio.build.info"} <= metrics
+
+
+def ids_in(path: Path, cgroup_id: int) -> set[str]:
+    return {r["body"]["id"] for r in records_in(path) if r["body"]["data"].get("cgroup_id") == cgroup_id}
