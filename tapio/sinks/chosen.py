@@ -18,7 +18,7 @@ from tapio.sinks.stdout import StdoutSink
 from tapio.store import Store
 
 if TYPE_CHECKING:
-    from tapio.otel_metrics import MetricExport
+    from tapio.sinks.otlp_metrics import MetricExport
 
 _ALIASES = {"grafana": "otlp"}
 
@@ -65,7 +65,7 @@ class ChosenSinks:
         resource = make_resource(variables.read_resource(environment), node, socket.gethostname())
         self._make["otlp"] = lambda _store, directory: OtlpSink(logs, resource, directory, config.spool_mib << 20)
         if config.agent_metrics:
-            from tapio.otel_metrics import MetricExport
+            from tapio.sinks.otlp_metrics import MetricExport
 
             self._export = lambda: MetricExport(metrics, resource, interval_s)
 

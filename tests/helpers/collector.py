@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from helpers.running_agent import wait_for
 
 ROOT = Path(__file__).parent.parent.parent
@@ -20,7 +21,10 @@ PIPELINES = ROOT / "otel" / "collector"
 
 
 def collector_binary() -> Path:
-    """Where it is; built when it is not there yet. Skips where it cannot be built (fails if TAPIO_REQUIRE_COLLECTOR=1)."""
+    """Where it is; built when it is not there yet.
+
+    Skips where it cannot be built; with TAPIO_REQUIRE_COLLECTOR=1 that is a failure.
+    """
     done = subprocess.run([ROOT / "tools/build-collector"], capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return Path(done.stdout.strip())
@@ -40,7 +44,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running_collector(binary: Path, folder: Path, *configs: Path, port: int, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+def running_collector(
+    binary: Path, folder: Path, *configs: Path, port: int, **variables: str
+) -> Iterator[subprocess.Popen[bytes]]:
     """A collector that takes OTLP on `port`, ready. Ended by SIGTERM at the end."""
     folder.mkdir(exist_ok=True)
     health = free_port()

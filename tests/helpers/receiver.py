@@ -22,7 +22,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsServiceResponse,
 )
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 
 def plain(value: AnyValue) -> Any:
@@ -40,7 +40,6 @@ def plain(value: AnyValue) -> Any:
 
 def plain_map(pairs: Any) -> dict[str, Any]:
     """Key-values as a dict."""
-    pair: KeyValue
     return {pair.key: plain(pair.value) for pair in pairs}
 
 
@@ -57,24 +56,22 @@ class Request:
 
     def records(self) -> list[dict[str, Any]]:
         """The log records, each with its resource and scope."""
-        found = []
-        for group in ExportLogsServiceRequest.FromString(self.body).resource_logs:
-            for scope in group.scope_logs:
-                for record in scope.log_records:
-                    found.append(
-                        {
-                            "resource": plain_map(group.resource.attributes),
-                            "scope": scope.scope.name,
-                            "schema_url": scope.schema_url,
-                            "time": record.time_unix_nano,
-                            "observed": record.observed_time_unix_nano,
-                            "severity": (record.severity_number, record.severity_text),
-                            "event_name": record.event_name,
-                            "body": plain(record.body),
-                            "attributes": plain_map(record.attributes),
-                        }
-                    )
-        return found
+        return [
+            {
+                "resource": plain_map(group.resource.attributes),
+                "scope": scope.scope.name,
+                "schema_url": scope.schema_url,
+                "time": record.time_unix_nano,
+                "observed": record.observed_time_unix_nano,
+                "severity": (record.severity_number, record.severity_text),
+                "event_name": record.event_name,
+                "body": plain(record.body),
+                "attributes": plain_map(record.attributes),
+            }
+            for group in ExportLogsServiceRequest.FromString(self.body).resource_logs
+            for scope in group.scope_logs
+            for record in scope.log_records
+        ]
 
     def documents(self) -> list[dict[str, Any]]:
         """The occurrences: bodies of log records, or the JSON array of POLKU."""

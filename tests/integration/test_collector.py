@@ -53,8 +53,10 @@ def records_in(path: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.kernel
 def test_every_occurrence_comes_out_of_the_gateway(binary: Path, tmp_path: Path, public_path: Path) -> None:
-    """Agent → agent.yaml → gateway.yaml → file: each once, each field as on stdout; also over an outage of the gateway
-    and one of the node-local collector."""
+    """Agent → agent.yaml → gateway.yaml → file: each once, each field as on stdout.
+
+    Also over an outage of the gateway, and one of the node-local collector.
+    """
     local, gateway, output = free_port(), free_port(), tmp_path / "output.json"
     environment = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{local}", "NODE_NAME": "worker-3",
@@ -69,7 +71,9 @@ def test_every_occurrence_comes_out_of_the_gateway(binary: Path, tmp_path: Path,
 
     def run_local() -> Any:
         endpoint = f"http://127.0.0.1:{gateway}"
-        return running_collector(binary, tmp_path / "local", PIPELINES / "agent.yaml", port=local, GATEWAY_ENDPOINT=endpoint)
+        return running_collector(
+            binary, tmp_path / "local", PIPELINES / "agent.yaml", port=local, GATEWAY_ENDPOINT=endpoint
+        )
 
     flags = ("--sink=grafana", f"--config={config}")
     with running_agent(tmp_path / "data", *flags, environment=environment) as agent, scratch_cgroup() as cgroup:
@@ -111,7 +115,8 @@ def test_every_occurrence_comes_out_of_the_gateway(binary: Path, tmp_path: Path,
     metrics = {
         metric["name"]
         for line in output.read_text().splitlines() if "resourceMetrics" in line
-        for group in json.loads(line)["resourceMetrics"] for scope in group["scopeMetrics"] for metric in scope["metrics"]
+        for group in json.loads(line)["resourceMetrics"] for scope in group["scopeMetrics"]
+        for metric in scope["metrics"]
     }  # fmt: skip
     assert {"tapio.anomalies", "tapio.sink.queue", "tapio.build.info"} <= metrics
 

@@ -20,7 +20,9 @@ NUMBER = 23
 
 
 @contextlib.contextmanager
-def otlp_sink(receiver: Receiver, directory: int, timeout_s: float = 1, spool_bytes: int = 4 << 20) -> Iterator[OtlpSink]:
+def otlp_sink(
+    receiver: Receiver, directory: int, timeout_s: float = 1, spool_bytes: int = 4 << 20
+) -> Iterator[OtlpSink]:
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_EXPORTER_OTLP_TIMEOUT": str(timeout_s)}
     sink = OtlpSink(read_settings(environment, "logs"), {"service.name": "tapio"}, directory, spool_bytes, QUICK)
     try:

@@ -46,9 +46,11 @@ def make_sink(url: str, directory: int, spool_bytes: int = 32 << 20) -> OtlpSink
 
 
 def test_killed_senders_lose_nothing(tmp_path: Path, directory: int, collector: Receiver) -> None:
-    """Seven senders, each killed at some moment, while the receiver comes, goes and loses answers: all that was
-    taken over arrives in the end, twice only where an answer was lost or a sender died waiting for it."""
-    rng = random.Random(5)
+    """Seven senders, each killed at some moment, while the receiver comes, goes and loses answers.
+
+    All that was taken over arrives in the end, twice only where an answer was lost or a sender died waiting for it.
+    """
+    rng = random.Random(5)  # noqa: S311  # reproducible
     tests = Path(__file__).parent.parent
     taken_over: list[str] = []
     rounds = 7
@@ -113,7 +115,7 @@ def test_an_outage_over_a_restart(directory: int, collector: Receiver) -> None:
 
 
 def test_20_000_occurrences_are_drained_within_15_s(directory: int, collector: Receiver) -> None:
-    """After an outage. (A generous bound: a quiet machine takes 3 s.)"""
+    """After an outage. A quiet machine takes 3 s."""
     collector.stop()
     sink = make_sink(collector.url, directory, spool_bytes=64 << 20)
     for one in occurrences(20_000, exit_code=137, signal=9, memory_usage_bytes=1 << 29, memory_limit_bytes=0):

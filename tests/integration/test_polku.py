@@ -92,7 +92,9 @@ def test_every_type_is_accepted_by_its_types(directory: int, collector: Receiver
         assert raw == msgspec.json.decode(encode(one))
 
 
-@pytest.mark.parametrize(("status", "accepted"), [("503", 7), ("429:1", 7), ("400", 0), ("302", 0), ("202", 7), ("204", 7)])
+@pytest.mark.parametrize(
+    ("status", "accepted"), [("503", 7), ("429:1", 7), ("400", 0), ("302", 0), ("202", 7), ("204", 7)]
+)
 def test_the_delivery_rules_are_the_same(directory: int, collector: Receiver, status: str, accepted: int) -> None:
     collector.script.append(status)
     with polku_sink(collector, directory) as sink:

@@ -25,7 +25,9 @@ PREFIX = "OTEL_EXPORTER_OTLP_"
 
 def make_sink(target: Receiver | str, directory: int, **variables: object) -> OtlpSink:
     url = target if isinstance(target, str) else target.url
-    environment = {f"{PREFIX}{name}": str(value) for name, value in {"ENDPOINT": url, "TIMEOUT": "2", **variables}.items()}
+    environment = {
+        f"{PREFIX}{name}": str(value) for name, value in {"ENDPOINT": url, "TIMEOUT": "2", **variables}.items()
+    }
     return OtlpSink(read_settings(environment, "logs"), {}, directory, 1 << 20, Backoff(0.02, 0.1))
 
 
@@ -88,7 +90,9 @@ def test_mutual_tls(authority: Authority, directory: int, tmp_path: Path) -> Non
     certificate, key = authority.issue("client")
     foreign_certificate, foreign_key = other.issue("client")
     with receiver(authority.server_context(clients_of=authority)) as collector:
-        assert delivers(make_sink(collector, directory, CERTIFICATE=authority.ca, CLIENT_CERTIFICATE=certificate, CLIENT_KEY=key))
+        assert delivers(
+            make_sink(collector, directory, CERTIFICATE=authority.ca, CLIENT_CERTIFICATE=certificate, CLIENT_KEY=key)
+        )
         count = len(collector.requests)
         assert not delivers(make_sink(collector, directory, CERTIFICATE=authority.ca))
         assert not delivers(
@@ -129,7 +133,9 @@ def test_files_that_cannot_be_used_are_an_error_of_one_line(authority: Authority
     make_context(TlsFiles(str(authority.ca), str(certificate), str(key)))
 
 
-def test_netrc_is_not_read(directory: int, collector: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_netrc_is_not_read(
+    directory: int, collector: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login somebody password secret\n")
     netrc.chmod(0o600)

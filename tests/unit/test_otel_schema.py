@@ -58,7 +58,7 @@ def test_attributes_are_filled_from_fields_that_exist() -> None:
 
 
 def test_every_anomaly_type_is_an_event() -> None:
-    assert schema.EVENTS == set(CATALOGUE)
+    assert set(CATALOGUE) == schema.EVENTS
 
 
 def test_every_field_that_occurrences_check_is_described() -> None:

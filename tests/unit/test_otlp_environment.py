@@ -66,10 +66,12 @@ def test_headers_are_percent_decoded() -> None:
     [
         ("PROTOCOL", "grpc"), ("LOGS_PROTOCOL", "http/json"), ("COMPRESSION", "zstd"), ("TIMEOUT", "banana"),
         ("TIMEOUT", "0"), ("TIMEOUT", "-1"), ("TIMEOUT", "nan"), ("TIMEOUT", "inf"), ("TIMEOUT", "400000"),
-        ("ENDPOINT", "collector:4318"), ("ENDPOINT", "grpc://c:4317"), ("ENDPOINT", "http://"), ("ENDPOINT", "http://c:99999"),
-        ("ENDPOINT", "http://c:x"), ("ENDPOINT", "http://c/a b"), ("ENDPOINT", "http://[::1"), ("ENDPOINT", "http://c/#f"),
-        ("HEADERS", "a: x"), ("HEADERS", "novalue"), ("HEADERS", "=x"), ("HEADERS", "a b=x"), ("HEADERS", "a=x%0d%0aB: y"),
-        ("HEADERS", "a=x%00"), ("HEADERS", "a=%ff"), ("HEADERS", "a=\u00e4"), ("HEADERS", "a=x\ny"), ("CLIENT_KEY", "/k"),
+        ("ENDPOINT", "collector:4318"), ("ENDPOINT", "grpc://c:4317"), ("ENDPOINT", "http://"),
+        ("ENDPOINT", "http://c:99999"),        ("ENDPOINT", "http://c:x"), ("ENDPOINT", "http://c/a b"), ("ENDPOINT", "http://[::1"), ("ENDPOINT", "http://c/#f"),
+        ("HEADERS", "a: x"), ("HEADERS", "novalue"), ("HEADERS", "=x"), ("HEADERS", "a b=x"),
+        ("HEADERS", "a=x%0d%0aB: y"),
+        ("HEADERS", "a=x%00"), ("HEADERS", "a=%ff"), ("HEADERS", "a=\u00e4"),
+        ("HEADERS", "a=x\ny"), ("CLIENT_KEY", "/k"),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_an_error_of_one_line(name: str, value: str) -> None:

@@ -37,7 +37,13 @@ def test_the_body_is_the_occurrence() -> None:
 
 @pytest.mark.parametrize(
     ("severity", "number", "text"),
-    [("debug", 5, "DEBUG"), ("info", 9, "INFO"), ("warning", 13, "WARN"), ("error", 17, "ERROR"), ("critical", 21, "FATAL")],
+    [
+        ("debug", 5, "DEBUG"),
+        ("info", 9, "INFO"),
+        ("warning", 13, "WARN"),
+        ("error", 17, "ERROR"),
+        ("critical", 21, "FATAL"),
+    ],
 )
 def test_severities(severity: str, number: int, text: str) -> None:
     one = msgspec.structs.replace(occurrence(), severity=severity)
@@ -66,7 +72,9 @@ def test_attributes(type_name: str) -> None:
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    record = record_of(msgspec.structs.replace(occurrence(), data={"count": 1, "timestamp_ns": 5, "operation": "flush"}))
+    record = record_of(
+        msgspec.structs.replace(occurrence(), data={"count": 1, "timestamp_ns": 5, "operation": "flush"})
+    )
     assert set(record["attributes"]) == {
         "log.record.uid", "error.type", "tapio.outcome", "tapio.anomaly.count", "tapio.disk.operation"
     }  # fmt: skip
@@ -78,8 +86,13 @@ def test_the_resource_of_the_agent() -> None:
     assert own["service.name"] == "tapio"
     assert own["host.name"] == own["k8s.node.name"] == "worker-3"
     assert own["k8s.cluster.name"] == "prod"
-    assert own["service.instance.id"] == make_resource({"k8s.cluster.name": "prod"}, "worker-3", "x")["service.instance.id"]
-    assert own["service.instance.id"] != make_resource({"k8s.cluster.name": "dev"}, "worker-3", "x")["service.instance.id"]
+    assert (
+        own["service.instance.id"]
+        == make_resource({"k8s.cluster.name": "prod"}, "worker-3", "x")["service.instance.id"]
+    )
+    assert (
+        own["service.instance.id"] != make_resource({"k8s.cluster.name": "dev"}, "worker-3", "x")["service.instance.id"]
+    )
     assert own["service.instance.id"][14] == "5"
     assert make_resource({}, "", "host")["host.name"] == "host"
     assert make_resource({"service.name": "kernel", "service.instance.id": "7"}, "n", "h")["service.name"] == "kernel"
