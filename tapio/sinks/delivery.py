@@ -169,7 +169,7 @@ class DeliverySink(abc.ABC):
                 if self._spool is None:
                     self._spool = self._open_spool(self._drop)
                 if batch:
-                    self._spool.append([encode(occurrence) for occurrence in batch])
+                    self._spool.append(self._encode(batch))
                 if time.monotonic() - synced > 1:
                     self._spool.sync()
                     synced = time.monotonic()
@@ -220,7 +220,7 @@ class DeliverySink(abc.ABC):
         with self._changed:
             if not entries and self._disk_is_away():
                 batch = [self._intake.popleft() for _ in range(min(MAX_BATCH, len(self._intake)))]
-                entries = [Entry(encode(occurrence), _IN_MEMORY, 0) for occurrence in batch]
+                entries = [Entry(document, _IN_MEMORY, 0) for document in self._encode(batch)]
             self._sending = entries
 
     def _deliver(self) -> None:
@@ -284,6 +284,17 @@ class DeliverySink(abc.ABC):
                 self._changed.wait_for(
                     lambda: self._closed or not self._failures, self._backoff.delay_s(self._failures)
                 )
+
+    def _encode(self, batch: Sequence[Occurrence]) -> list[bytes]:
+        documents = []
+        for occurrence in batch:
+            try:
+                documents.append(encode(occurrence))
+            except Exception as error:  # noqa: BLE001  # a stage boundary: a defect must not end the thread
+                self._fail(f"encoding a {occurrence.type}: {type(error).__name__}: please report it")
+                with self._changed:
+                    self.results["rejected"] += 1
+        return documents
 
     def _drop(self, count: int) -> None:
         with self._changed:

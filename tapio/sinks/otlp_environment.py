@@ -56,6 +56,11 @@ def read_settings(environment: Mapping[str, str], signal: Signal, default_endpoi
     name, compression = read("COMPRESSION")
     if compression not in ("", "gzip", "deflate", "none"):
         raise UsageError(f"reading {name}: {_shown(compression)}: expected gzip, deflate or none")
+    name, preference = read("TEMPORALITY_PREFERENCE") if signal == "metrics" else ("", "")
+    if preference.lower() not in ("", "cumulative", "delta", "lowmemory"):
+        raise UsageError(f"reading {name}: {_shown(preference)}: expected cumulative, delta or lowmemory")
+    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        raise UsageError("reading OTEL_SDK_DISABLED: true, but the sink otlp is chosen: unset one of them")
     ca, certificate, key = read("CERTIFICATE"), read("CLIENT_CERTIFICATE"), read("CLIENT_KEY")
     if key[1] and not certificate[1]:
         raise UsageError(f"reading {key[0]}: a key without a certificate: set …_CLIENT_CERTIFICATE too")

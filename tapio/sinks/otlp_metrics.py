@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from prometheus_client.core import Metric
@@ -41,7 +41,12 @@ class MetricExport:
         timeout_s = min(settings.timeout_s, interval_s)
         self.exporter = _Exporter(settings, timeout_s)
         reader = PeriodicExportingMetricReader(self.exporter, export_interval_millis=interval_s * 1000)
-        self._provider = MeterProvider([reader], resource=Resource(dict(resource)), shutdown_on_exit=False)
+        self._provider = MeterProvider(
+            [reader],
+            resource=Resource(dict(resource)),
+            shutdown_on_exit=False,
+            exemplar_filter=AlwaysOffExemplarFilter(),
+        )
         self.meter: Meter = self._provider.get_meter("tapio", __version__, schema_url=otel_names.SCHEMA_URL)
 
     @property

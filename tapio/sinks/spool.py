@@ -85,6 +85,8 @@ class Spool:
 
     def append(self, documents: Sequence[bytes]) -> None:
         """Add documents; makes room by dropping the oldest segments. After an OSError none of them was added."""
+        if not documents:
+            return
         frames = b"".join(_frame(document) for document in documents)
         segment = self._segments[-1] if self._segments else None
         fits = segment is not None and (segment.size == len(_MAGIC) or segment.size + len(frames) <= self._max_segment)

@@ -67,7 +67,8 @@ def test_headers_are_percent_decoded() -> None:
         ("PROTOCOL", "grpc"), ("LOGS_PROTOCOL", "http/json"), ("COMPRESSION", "zstd"), ("TIMEOUT", "banana"),
         ("TIMEOUT", "0"), ("TIMEOUT", "-1"), ("TIMEOUT", "nan"), ("TIMEOUT", "inf"), ("TIMEOUT", "400000"),
         ("ENDPOINT", "collector:4318"), ("ENDPOINT", "grpc://c:4317"), ("ENDPOINT", "http://"),
-        ("ENDPOINT", "http://c:99999"),        ("ENDPOINT", "http://c:x"), ("ENDPOINT", "http://c/a b"), ("ENDPOINT", "http://[::1"), ("ENDPOINT", "http://c/#f"),
+        ("ENDPOINT", "http://c:99999"),
+        ("ENDPOINT", "http://c:x"), ("ENDPOINT", "http://c/a b"), ("ENDPOINT", "http://[::1"), ("ENDPOINT", "http://c/#f"),
         ("HEADERS", "a: x"), ("HEADERS", "novalue"), ("HEADERS", "=x"), ("HEADERS", "a b=x"),
         ("HEADERS", "a=x%0d%0aB: y"),
         ("HEADERS", "a=x%00"), ("HEADERS", "a=%ff"), ("HEADERS", "a=\u00e4"),
@@ -105,3 +106,11 @@ def test_a_bad_interval(value: str) -> None:
     with pytest.raises(UsageError, match="OTEL_METRIC_EXPORT_INTERVAL"):
         read_metric_interval_s({"OTEL_METRIC_EXPORT_INTERVAL": value})
     assert read_metric_interval_s({"OTEL_METRIC_EXPORT_INTERVAL": "60000"}) == 60.0
+
+
+def test_what_belongs_to_the_sdk_is_checked_too() -> None:
+    with pytest.raises(UsageError, match="TEMPORALITY_PREFERENCE"):
+        read_settings({P + "METRICS_TEMPORALITY_PREFERENCE": "banana"}, "metrics")
+    read_settings({P + "METRICS_TEMPORALITY_PREFERENCE": "banana"}, "logs")
+    with pytest.raises(UsageError, match="OTEL_SDK_DISABLED"):
+        read_settings({"OTEL_SDK_DISABLED": "true"}, "logs")

@@ -1,0 +1,187 @@
+"""Figures of the otlp sink: `.venv/bin/python tests/bench/delivery.py` as root, on a quiet machine.
+
+Of each fault: delivered, duplicated, lost; records a second and CPU a record; kernel event to a collector's file;
+resident memory through a storm while nobody listens.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from helpers.cgroups import scratch_cgroup
+from helpers.collector import PIPELINES, collector_binary, free_port, running_collector
+from helpers.occurrences import POD, occurrences
+from helpers.receiver import receiver
+from helpers.running_agent import RunningAgent, running_agent, wait_for
+
+from tapio.sinks.delivery import Backoff
+from tapio.sinks.otlp import OtlpSink
+from tapio.sinks.otlp_environment import read_settings
+
+FAULTS = ["ok", "429:1", "502", "503", "503:1", "504", "reset", "garbage", "nonsense", "cut", "hang", "drip", "drip-head",
+          "huge", "413>3", "400", "401", "302", "partial:7"]  # fmt: skip
+DISCARD = """
+import sys, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+class Discard(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200); self.send_header("Content-Length", "0"); self.end_headers()
+    def log_message(self, *_): pass
+server = ThreadingHTTPServer(("127.0.0.1", 0), Discard)
+print(server.server_address[1], flush=True)
+server.serve_forever()
+"""
+OVERLAY = """
+exporters: {file: {path: "${env:OUTPUT}", flush_interval: 10ms}}
+service: {pipelines: {logs: {exporters: [file]}, metrics: {exporters: [file]}}}
+"""
+
+
+def make_sink(url: str, folder: Path, backoff: Backoff | None = None) -> OtlpSink:
+    """A sink with a spool of its own."""
+    settings = read_settings({"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}, "logs")
+    return OtlpSink(settings, {"service.name": "tapio"}, os.open(folder, os.O_RDONLY), 64 << 20, backoff)
+
+
+def fault_table() -> None:
+    """Each fault twice in a row, then health."""
+    print(f"{'fault':<12}{'sent':>6}{'delivered':>11}{'duplicated':>12}{'rejected':>10}{'lost':>6}")
+    for fault in FAULTS:
+        with receiver() as collector, tempfile.TemporaryDirectory() as folder:
+            if fault.startswith("413"):
+                collector.otherwise = fault
+            else:
+                collector.script += [fault] * 2
+            sink = make_sink(collector.url, Path(folder), Backoff(0.02, 0.1))
+            sent = occurrences(23)
+            for one in sent:
+                sink.send(one)
+            wait_for(lambda sink=sink: sink.backlog == 0, 30)
+            sink.close()
+            ids = collector.ids()
+            delivered, rejected = len(ids), sink.results["rejected"]
+            duplicated = sum(count > 1 for count in ids.values())
+            lost = len(sent) - delivered - rejected
+            print(f"{fault:<12}{len(sent):>6}{delivered:>11}{duplicated:>12}{rejected:>10}{lost:>6}")
+
+
+def throughput(number: int = 20_000) -> None:
+    """A backlog, drained into a receiver in another process that only discards."""
+    command = [sys.executable, "-c", DISCARD]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        sink = make_sink(f"http://127.0.0.1:{port}", Path(folder))
+        batch = occurrences(number, context=POD, exit_code=137, signal=9, ppid=1, uid=0, memory_usage_bytes=1 << 29)
+        cpu, started = time.process_time(), time.monotonic()
+        for one in batch:
+            while len(sink._intake) > 4000:
+                time.sleep(0.001)
+            sink.send(one)
+        sink.flush(time.monotonic() + 60)
+        took_s, cpu_s = time.monotonic() - started, time.process_time() - cpu
+        print(
+            f"{sink.results['accepted']} records: {number / took_s:.0f}/s, {cpu_s / number * 1e6:.0f} µs CPU a record"
+        )
+        sink.close()
+        server.kill()
+
+
+def latency(folder: Path, number: int = 200) -> None:
+    """From the kernel's time of an exit to the line in the file of a collector, 20 a second."""
+    port, output, overlay = free_port(), folder / "output", folder / "overlay.yaml"
+    overlay.write_text(OVERLAY)
+    configs = (PIPELINES / "agent.yaml", overlay)
+    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
+    with (
+        running_collector(collector_binary(), folder / "collector", *configs, port=port, OUTPUT=str(output)),
+        running_agent(folder / "latency", "--sink=otlp", environment=environment) as agent,
+        scratch_cgroup() as cgroup,
+    ):
+        seen, arrived = 0, {}
+        for turn in range(number * 50 // 10 + 200):  # every 10 ms
+            if turn % 5 == 0 and turn < number * 5:
+                cgroup.run(["/bin/false"])
+            text = output.read_bytes() if output.exists() else b""
+            now = time.time_ns()
+            for one in agent.of_cgroup(cgroup.id) if len(text) > seen else ():
+                if one["id"].encode() in text:
+                    arrived.setdefault(one["id"], (now - one["data"]["timestamp_ns"]) / 1e6)
+            seen = len(text)
+            time.sleep(0.01)
+        values = sorted(arrived.values())
+        print(f"kernel event to a collector's file: {len(values)} of {number} arrived, "
+              f"p50 {statistics.median(values):.0f} ms, p99 {values[int(len(values) * 0.99)]:.0f} ms")  # fmt: skip
+
+
+def outage(folder: Path, seconds: float = 60) -> None:
+    """The receiver is away for so long, with five exits a second; half-way one agent is killed and the next starts."""
+    with receiver() as collector, scratch_cgroup() as cgroup:
+        collector.stop()
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+        sent: set[str] = set()
+        for _ in range(2):
+            with running_agent(folder / "outage", "--sink=otlp", environment=environment) as agent:
+                until = time.monotonic() + seconds / 2
+                while time.monotonic() < until:
+                    cgroup.run(["/bin/false"])
+                    time.sleep(0.2)
+                agent.settle(1.0)
+                sent |= {one["id"] for one in agent.of_cgroup(cgroup.id)}
+                agent.process.kill()
+        collector.start()
+        with running_agent(folder / "outage", "--sink=otlp", environment=environment):
+            started = time.monotonic()
+            wait_for(lambda: sent <= set(collector.ids()), 60)
+            took_s = time.monotonic() - started
+            time.sleep(1)
+        ids = collector.ids()
+        twice = sum(ids[one] > 1 for one in sent)
+        print(f"{seconds:.0f} s without a receiver, the agent killed twice: {len(sent)} sent, "
+              f"{sum(one in ids for one in sent)} delivered within {took_s:.1f} s, {twice} of them twice")  # fmt: skip
+
+
+def resident_mib(agent: RunningAgent, key: str = "VmRSS") -> float:
+    """VmRSS or VmHWM."""
+    (line,) = (li for li in Path(f"/proc/{agent.pid}/status").read_text().splitlines() if li.startswith(key))
+    return int(line.split()[1]) / 1024
+
+
+def memory(folder: Path, number: int = 10_000) -> None:
+    """Real exits with nobody listening, then the receiver comes."""
+    with receiver() as collector, scratch_cgroup() as cgroup:
+        collector.stop()
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+        with running_agent(folder / "memory", "--sink=otlp", environment=environment) as agent:
+            agent.get("/metrics")
+            before = resident_mib(agent)
+            cgroup.run(["/bin/sh", "-c", f"for i in $(seq {number}); do /bin/false; done"])
+            agent.settle(1.0)
+            during = resident_mib(agent)
+            collector.start()
+            wait_for(lambda: agent.metric('tapio_sink_queue{sink="otlp"}') == 0, 60)
+            print(f"VmRSS {before:.1f} MiB before, {during:.1f} after {number} exits with nobody listening, "
+                  f"{resident_mib(agent):.1f} after delivering, peak {resident_mib(agent, 'VmHWM'):.1f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    fault_table()
+    throughput()
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        outage(Path(name))
+        latency(Path(name))
+        memory(Path(name))
