@@ -244,7 +244,8 @@ class DeliverySink(abc.ABC):
             rejected = min(outcome.rejected, len(part)) if outcome.verdict == "settled" else len(part)
             if rejected or outcome.message:
                 self._fail(outcome.message)
-            else:
+            elif self._logged:
+                log.info("the sink %s delivers again", self.name)
                 self._logged = ""
             self._settle(part, rejected)
 
@@ -275,7 +276,7 @@ class DeliverySink(abc.ABC):
         with self._changed:
             self._failures += 1
             self._changed.notify_all()
-            if retry_after_s is not None:
+            if retry_after_s is not None and retry_after_s >= self._backoff.first_s:
                 self._held_off = True
                 self._changed.wait_for(lambda: self._closed, retry_after_s)
                 self._held_off = False

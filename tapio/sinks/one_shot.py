@@ -66,7 +66,8 @@ class OneShotSession(requests.Session):
         self.headers["Accept-Encoding"] = "identity"
         self._uses_tls = parts.scheme == "https" or any(p.startswith("https:") for p in self.proxies.values())
         self._stamp = tls.stamp()
-        self._mount(make_context(tls) if self._uses_tls else None)
+        # Files that are named are checked, used or not.
+        self._mount(make_context(tls) if self._uses_tls or tls.paths else None)
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **kwargs: Any) -> requests.Response:
         """One attempt. RequestEndedError unless the answer is good."""

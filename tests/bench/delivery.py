@@ -26,8 +26,8 @@ from tapio.sinks.delivery import Backoff
 from tapio.sinks.otlp import OtlpSink
 from tapio.sinks.otlp_environment import read_settings
 
-FAULTS = ["ok", "429:1", "502", "503", "503:1", "504", "reset", "garbage", "nonsense", "cut", "hang", "drip", "drip-head",
-          "huge", "413>3", "400", "401", "302", "partial:7"]  # fmt: skip
+FAULTS = ["ok", "429:1", "502", "503", "503:1", "504", "reset", "garbage", "nonsense", "cut", "hang", "drip",
+          "drip-head", "huge", "413>3", "400", "401", "302", "partial:7"]  # fmt: skip
 DISCARD = """
 import sys, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

@@ -88,8 +88,8 @@ class Receiver:
     """Answers each request with the next fault of `script`, then with `otherwise`. `stored` is what it accepted.
 
     Faults: ok; a status as 503 or 503:7 (Retry-After); 413>N (more than N documents); partial:N; reset (nothing
-    stored); cut (stored, the answer is cut off in its body); hang, drip, drip-head, huge (stored, no usable answer);
-    nonsense (200 with HTML); garbage (no HTTP).
+    stored); cut (stored, the answer is cut off in its body); hang, drip, drip-head, huge, bomb (stored, no usable
+    answer); nonsense (200 with HTML); garbage (no HTTP).
     """
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
@@ -234,6 +234,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_drip_head(self) -> None:
         self.wfile.write(b"HTTP/1.1 200 OK\r\nX-A: ")
         self.drip()
+
+    def do_bomb(self) -> None:
+        packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+        body = b"".join(packer.compress(bytes(1 << 20)) for _ in range(200)) + packer.flush()
+        self.answer(200, body, {"Content-Encoding": "gzip"})
 
     def do_huge(self) -> None:
         self.send_response(200)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import time
 from collections.abc import Iterator
 
@@ -129,6 +130,24 @@ def test_a_flush_does_not_override_retry_after(collector: Receiver, directory: i
         assert not sink.flush(asked + 10)
         assert time.monotonic() - asked < 2
     assert len(collector.requests) == 1
+
+
+def test_a_retry_after_of_zero_is_no_invitation_to_hammer(collector: Receiver, directory: int) -> None:
+    collector.otherwise = "503:0"
+    with otlp_sink(collector, directory) as sink:
+        sink.send(occurrences(1)[0])
+        time.sleep(1.5)
+    assert 2 <= len(collector.requests) < 40
+
+
+def test_a_compressed_bomb_costs_no_memory(collector: Receiver, directory: int) -> None:
+    """200 MiB of zeros in 200 KiB of gzip: no answer that makes sense, and not unpacked to find that out."""
+    collector.script += ["bomb"] * 3
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with otlp_sink(collector, directory, timeout_s=5) as sink:
+        sink.send(occurrences(1)[0])
+        wait_for(lambda: sink.results["accepted"] == 1, 20)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024
 
 
 def test_nonsense_is_not_tried_for_ever(collector: Receiver, directory: int) -> None:

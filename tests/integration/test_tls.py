@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import logging
 import shutil
+import socket
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -156,6 +160,42 @@ def test_a_proxy_is_used_and_no_proxy_is_honoured(
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     assert delivers(make_sink(collector, directory))
     assert collector.requests[-1].path == "/v1/logs"
+
+
+def test_https_through_a_proxy(directory: int, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proxy sees a CONNECT and no more; our own certificate authority counts at the other end."""
+    with receiver(authority.server_context()) as collector, connect_proxy(collector.port) as (port, asked):
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        assert delivers(make_sink(f"https://127.0.0.1:{collector.port}", directory, CERTIFICATE=authority.ca))
+        assert asked[0].startswith(b"CONNECT 127.0.0.1:")
+
+
+@contextlib.contextmanager
+def connect_proxy(target: int) -> Iterator[tuple[int, list[bytes]]]:
+    """A proxy whose every CONNECT leads to the port `target`; its port, and the requests that it saw."""
+    asked: list[bytes] = []
+
+    def pump(source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                asked.append(client.recv(65536))
+                server = socket.create_connection(("127.0.0.1", target))
+                client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                for pair in ((client, server), (server, client)):
+                    threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1], asked
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 def test_headers_are_sent_and_never_logged(

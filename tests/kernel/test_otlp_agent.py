@@ -103,13 +103,18 @@ def test_an_outage_and_a_restart(tmp_path: Path, cgroup: ScratchCgroup, collecto
 
 
 @pytest.mark.parametrize("fault", ["hang", "drip", "503:60"])
-def test_the_end_waits_for_nobody(tmp_path: Path, cgroup: ScratchCgroup, collector: Receiver, fault: str) -> None:
-    """A receiver that hangs: the agent ends within 5 s, and the next one delivers."""
+def test_the_end_waits_for_nobody(
+    tmp_path: Path, public_path: Path, cgroup: ScratchCgroup, collector: Receiver, fault: str
+) -> None:
+    """A receiver that hangs, for metrics too: the agent ends within 5 s, and the next one delivers."""
+    config = public_path / "tapio.toml"
+    config.write_text("[otlp]\nagent_metrics = true\n")
     collector.otherwise = fault
-    environment = variables(collector, OTEL_EXPORTER_OTLP_TIMEOUT="10")
-    with running_agent(tmp_path / "data", "--sink=otlp", environment=environment) as agent:
+    environment = variables(collector, OTEL_EXPORTER_OTLP_TIMEOUT="10", OTEL_METRIC_EXPORT_INTERVAL="500")
+    flags = ("--sink=otlp", f"--config={config}")
+    with running_agent(tmp_path / "data", *flags, environment=environment) as agent:
         fail(cgroup, 7)
-        wait_for(lambda: collector.requests, 10)
+        wait_for(lambda: {request.path for request in collector.requests} == {"/v1/logs", "/v1/metrics"}, 10)
         asked = time.monotonic()
         assert agent.stop() == 0
         assert time.monotonic() - asked < 5
@@ -138,6 +143,7 @@ def test_metrics_leave_when_asked(
         fail(cgroup, 13)
         agent.settle(1.0)
         read = agent.metric('tapio_events_total{observer="container"}')
+        assert agent.stop() == 0  # with a last export
     exports = [request.metrics() for request in collector.requests if request.path == "/v1/metrics"]
     assert len(exports) > 2
     (group,) = exports[-1].resource_metrics
