@@ -128,7 +128,8 @@ def test_polku(tmp_path: Path, cgroup: ScratchCgroup, collector: Receiver) -> No
     with running_agent(tmp_path / "data", "--sink=polku", f"--polku-endpoint={collector.url}/occurrences"):
         fail(cgroup, 17)
         wait_for(lambda: len(stored(collector, cgroup)) == 17, 10)
-    assert {one["error"]["what_failed"].split(" pid")[0] for one in collector.stored} == {"Abnormal exit"}
+    ours = [one for one in collector.stored if one["data"].get("cgroup_id") == cgroup.id]
+    assert {one["error"]["what_failed"].split(" pid")[0] for one in ours} == {"Abnormal exit"}
 
 
 def test_metrics_leave_when_asked(
