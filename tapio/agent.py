@@ -39,9 +39,8 @@ from tapio.web import PLAIN, Answer, WebServer
 
 log = logging.getLogger(__name__)
 
-_DRAIN_WITHIN_S = 1.0  # at the end, of _STOP_WITHIN_S in all
-_STOP_WITHIN_S = 3.5
-_SAY_GOODBYE_WITHIN_S = 0.5
+_DRAIN_WITHIN_S = 1.0  # at the end, as the time of the sinks' flush runs
+_CLOSE_WITHIN_S = 0.5
 _MAX_RECORDS_A_TURN = 4096
 _CODECS = ("ascii", "idna", "latin-1", "utf-8")
 
@@ -94,16 +93,16 @@ class Agent:
             telemetry.folded, telemetry.overflowed = self._episodes.folded, self._episodes.overflowed
             self._serve(telemetry, cleanup)
             export = chosen.make_metric_export()
-            if export is not None:
+            if export is not None and config.otlp.agent_metrics:
                 export.add_agent_metrics(prometheus.AgentCollector(telemetry).collect)
             heartbeat = HeartbeatWriter(store, telemetry)
             log.info("observing %s", ", ".join(source.telemetry.name for source in self._sources))
             self._loop(telemetry, sinks)
-            deadline = time.monotonic() + _STOP_WITHIN_S
+            deadline = time.monotonic() + max(sink.flush_s for sink in sinks.sinks) + _CLOSE_WITHIN_S
             self._stop(telemetry, sinks, deadline)
             if export is not None:
-                export.close(max(_SAY_GOODBYE_WITHIN_S, deadline - time.monotonic()))
-            heartbeat.close(time.monotonic() + _SAY_GOODBYE_WITHIN_S)
+                export.close(max(_CLOSE_WITHIN_S, deadline - time.monotonic()))
+            heartbeat.close(time.monotonic() + _CLOSE_WITHIN_S)
         os.close(lock)
 
     def _catch_signals(self) -> None:

@@ -24,6 +24,7 @@ CHECKOUT_EBPF_DIR = Path(__file__).resolve().parent.parent / "ebpf" / "build"
 ObserverName = Literal["container"]
 SinkName = Literal["stdout", "file", "otlp", "grafana", "polku"]
 _ExitCode = Annotated[int, msgspec.Meta(ge=0, le=255)]
+_FlushTime = Annotated[float, msgspec.Meta(ge=0, le=60)]
 _MAX = 1 << 40
 _COMM_MAX = 15  # TASK_COMM_LEN - 1
 _Path = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*$")]
@@ -77,6 +78,7 @@ class OtlpConfig(_Section, frozen=True):
 
     endpoint: str = ""
     spool_mib: Annotated[int, msgspec.Meta(ge=1, le=_MAX)] = 64
+    flush_s: _FlushTime = 3
     agent_metrics: bool = False
 
 
@@ -85,6 +87,7 @@ class PolkuConfig(_Section, frozen=True):
 
     endpoint: str = ""
     spool_mib: Annotated[int, msgspec.Meta(ge=1, le=_MAX)] = 64
+    flush_s: _FlushTime = 3
 
 
 class Config(_Section, frozen=True):

@@ -63,7 +63,9 @@ class ChosenSinks:
         metrics = variables.read_settings(environment, "metrics", config.endpoint)
         interval_s = variables.read_metric_interval_s(environment)
         resource = make_resource(variables.read_resource(environment), node, socket.gethostname())
-        self._make["otlp"] = lambda _store, directory: OtlpSink(logs, resource, directory, config.spool_mib << 20)
+        self._make["otlp"] = lambda _store, directory: OtlpSink(
+            logs, resource, directory, config.spool_mib << 20, flush_s=config.flush_s
+        )
         if config.agent_metrics:
             from tapio.sinks.otlp_metrics import MetricExport
 
@@ -79,5 +81,5 @@ class ChosenSinks:
             raise UsageError("choosing the sink polku: it has no endpoint: set --polku-endpoint or [polku] endpoint")
         check_url("the endpoint of polku", config.endpoint)
         self._make["polku"] = lambda _store, directory: PolkuSink(
-            config.endpoint, TlsFiles(), directory, config.spool_mib << 20
+            config.endpoint, TlsFiles(), directory, config.spool_mib << 20, flush_s=config.flush_s
         )

@@ -67,13 +67,13 @@ class DeliverySink(abc.ABC):
     """A sink with a receiver at the other end of a network. A subclass sends documents: `transmit`."""
 
     name: str
-    flush_s = 3.0
     keeps_backlog = True
 
     def __init__(
         self,
         open_spool: Callable[[Callable[[int], None]], Spool],
         backoff: Backoff | None = None,
+        flush_s: float = 3.0,
         linger_s: float = 0.2,
     ) -> None:
         """`open_spool` is called in the sink's own thread, with what is to be told of dropped documents.
@@ -82,6 +82,7 @@ class DeliverySink(abc.ABC):
         """
         self.results = dict.fromkeys(RESULTS, 0)
         self.last_error = ""
+        self.flush_s = flush_s
         self._open_spool = open_spool
         self._backoff = backoff or Backoff()
         self._linger_s = linger_s

@@ -33,6 +33,7 @@ class OtlpSink(DeliverySink):
         directory: int,
         spool_bytes: int,
         backoff: Backoff | None = None,
+        flush_s: float = 3.0,
     ) -> None:
         """UsageError when TLS files cannot be used. `directory` is the descriptor of the data directory."""
         silence_libraries()
@@ -45,7 +46,7 @@ class OtlpSink(DeliverySink):
             compression=COMPRESSIONS[settings.compression],
             session=self._session,
         )
-        super().__init__(functools.partial(Spool, directory, self.name, spool_bytes), backoff)
+        super().__init__(functools.partial(Spool, directory, self.name, spool_bytes), backoff, flush_s)
 
     def transmit(self, documents: Sequence[bytes]) -> Outcome:
         """One export. Whatever cannot be encoded is found by halving, and rejected alone."""

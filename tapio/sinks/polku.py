@@ -28,12 +28,18 @@ class PolkuSink(DeliverySink):
     name = "polku"
 
     def __init__(
-        self, endpoint: str, tls: TlsFiles, directory: int, spool_bytes: int, backoff: Backoff | None = None
+        self,
+        endpoint: str,
+        tls: TlsFiles,
+        directory: int,
+        spool_bytes: int,
+        backoff: Backoff | None = None,
+        flush_s: float = 3.0,
     ) -> None:
         """UsageError when TLS files cannot be used. `directory` is the descriptor of the data directory."""
         self._endpoint = endpoint
         self._session = OneShotSession(endpoint, tls, _TIMEOUT_S, _read_answer)
-        super().__init__(functools.partial(Spool, directory, self.name, spool_bytes), backoff)
+        super().__init__(functools.partial(Spool, directory, self.name, spool_bytes), backoff, flush_s)
 
     def transmit(self, documents: Sequence[bytes]) -> Outcome:
         """One POST. A document that is no occurrence is found by halving, and rejected alone."""
