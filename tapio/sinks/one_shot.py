@@ -224,7 +224,8 @@ def _proxies(url: str) -> dict[str, str]:
         return {}
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"reading {scheme.upper()}_PROXY: it must be http://HOST:PORT or https://HOST:PORT")
+        variables = f"{scheme.upper()}_PROXY or ALL_PROXY"
+        raise UsageError(f"reading {variables}: it must be http://HOST:PORT or https://HOST:PORT: or set NO_PROXY")
     return {scheme: proxy}
 
 

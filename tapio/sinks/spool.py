@@ -11,6 +11,7 @@ One thread appends, one takes and acknowledges. Neither waits for the other's di
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import struct
@@ -196,8 +197,8 @@ class Spool:
         entries: list[Entry] = []
         passed = size = 0
         descriptor = self._open_to_read(segment)
-        if descriptor is not None:
-            for document, position in _documents(descriptor, start, end):
+        try:
+            for document, position in _documents(descriptor, start, end) if descriptor is not None else ():
                 passed += 1
                 if document is None:
                     continue
@@ -205,6 +206,9 @@ class Spool:
                 size += len(document)
                 if len(entries) >= limit or size >= max_bytes:
                     return entries, position, passed
+        except OSError as error:
+            if error.errno != errno.EIO:  # the medium has lost it: what comes after this segment must not wait for it
+                raise
         return entries, end, passed
 
     def _open_to_read(self, segment: _Segment) -> int | None:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -120,20 +121,23 @@ def test_replaced_certificates_are_taken_over(authority: Authority, directory: i
         sink.close()
 
 
-@pytest.mark.parametrize("bad", ["missing", "not PEM", "foreign key", "unreadable"])
+@pytest.mark.parametrize("bad", ["missing", "not PEM", "foreign key", "encrypted key", "a folder"])
 def test_files_that_cannot_be_used_are_an_error_of_one_line(authority: Authority, tmp_path: Path, bad: str) -> None:
     certificate, key = authority.issue("client")
     files = {
         "missing": TlsFiles(ca=str(tmp_path / "none.pem")),
         "not PEM": TlsFiles(ca=str(tmp_path / "text.pem")),
         "foreign key": TlsFiles(str(authority.ca), str(certificate), str(authority.folder / "ca.key")),
-        "unreadable": TlsFiles(ca=str(tmp_path)),
+        "encrypted key": TlsFiles(str(authority.ca), str(certificate), str(tmp_path / "locked.key")),
+        "a folder": TlsFiles(ca=str(tmp_path)),
     }[bad]
     (tmp_path / "text.pem").write_text("hello\n")
+    locked = ["openssl", "ec", "-aes256", "-passout", "pass:secret", "-in", key, "-out", tmp_path / "locked.key"]
+    subprocess.run(locked, check=True, capture_output=True)
     with pytest.raises(UsageError) as caught:
         make_context(files)
     assert "\n" not in str(caught.value)
-    assert str(files.paths[1 if bad == "foreign key" else 0]) in str(caught.value)
+    assert str(files.paths[1 if "key" in bad else 0]) in str(caught.value)
     make_context(TlsFiles(str(authority.ca), str(certificate), str(key)))
 
 

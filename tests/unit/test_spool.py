@@ -177,6 +177,23 @@ def test_a_damage_while_it_runs_is_counted(disk: Disk) -> None:
     assert drain(spool) == documents(9, 12)
 
 
+def test_a_medium_that_lost_a_segment_does_not_stop_the_rest(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = disk.open(max_bytes=64 << 10)  # segments of 8 KiB
+    spool.append(documents(0, 60))
+    spool.append(documents(60, 120))
+    bad = disk.files()[0].stat().st_ino
+    real: Callable[[int, int, int], bytes] = os.pread
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        if os.fstat(descriptor).st_ino == bad:
+            raise OSError(5, "Input/output error")
+        return real(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    assert drain(spool) == documents(60, 120)
+    assert disk.dropped == 60
+
+
 @pytest.mark.parametrize("mark", [b"", b"garbage", b"TAPIOSP1" + b"\xff" * 20, b"TAPIOSP1" + b"\0" * 20])
 def test_a_lost_mark_costs_duplicates_only(disk: Disk, mark: bytes) -> None:
     spool = disk.open()
