@@ -40,8 +40,8 @@ class Outcome(msgspec.Struct, frozen=True):
     """What became of one request.
 
     settled: the receiver has decided; `rejected` of the documents it did not take. retry: nothing is decided;
-    after `most_tries` they count as rejected. split: not this many at once, or one of them cannot be sent at all.
-    `message` says in one line what went wrong.
+    after `most_tries` such outcomes they count as rejected. split: not this many at once, or one of them cannot be
+    sent at all. `message` says in one line what went wrong.
     """
 
     verdict: Literal["settled", "retry", "split"]
@@ -230,7 +230,7 @@ class DeliverySink(abc.ABC):
         while parts and not self._closed:
             part = parts[-1]
             outcome = self._try([entry.document for entry in part])
-            tries += 1
+            tries += outcome.most_tries is not None
             given_up = outcome.most_tries is not None and tries >= outcome.most_tries
             if outcome.verdict == "retry" and not given_up:
                 self._fail(outcome.message)

@@ -161,6 +161,13 @@ def test_nonsense_is_not_tried_for_ever(collector: Receiver, directory: int) -> 
     assert len(collector.requests) == 5
 
 
+def test_an_outage_before_nonsense_does_not_count(collector: Receiver, directory: int) -> None:
+    collector.script += ["503"] * 6 + ["nonsense"] * 2
+    with otlp_sink(collector, directory) as sink:
+        sink.send(occurrences(1)[0])
+        wait_for(lambda: sink.results["accepted"] == 1, 10)
+
+
 def test_one_poison_record_costs_only_itself(collector: Receiver, directory: int) -> None:
     """What cannot be made a record is found by halving; the rest arrives once, in order."""
     sent = occurrences(31)

@@ -156,6 +156,32 @@ def test_a_bounded_spool_drops_the_oldest_and_counts(directory: int, collector: 
     assert all(one.id in ids for one in sent[-1000:])
 
 
+def test_the_books_balance_while_the_oldest_is_dropped(directory: int, collector: Receiver) -> None:
+    """A receiver that is too slow and often away, a small spool: each occurrence has exactly one fate."""
+    rng = random.Random(3)  # noqa: S311  # reproducible
+    collector.script += rng.choices(["ok", "503", "429", "reset", "413>30", "partial:3", "400"], k=400)
+    sink = make_sink(collector.url, directory, spool_bytes=1 << 20)
+    sent = occurrences(12_000, padding="x" * 300)
+    for number, one in enumerate(sent):
+        while len(sink._intake) > 2000:
+            time.sleep(0.001)
+        sink.send(one)
+        if number % 10 == 0:
+            time.sleep(0.002)
+        if number % 6000 == 1000:
+            collector.stop()
+        if number % 6000 == 5500:
+            collector.start()
+    wait_for(lambda: sink.backlog == 0, 60)
+    sink.close()
+    assert sum(sink.results.values()) == 12_000
+    ids = collector.ids()
+    assert set(ids.values()) == {1}
+    assert len(ids) == sink.results["accepted"]
+    assert sink.results["dropped"] > 0
+    assert sink.results["rejected"] > 0
+
+
 def test_a_spool_that_cannot_be_written_costs_durability_not_delivery(
     directory: int, collector: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
