@@ -88,7 +88,7 @@ class DeliverySink(abc.ABC):
         self._linger_s = linger_s
         self._spool: Spool | None = None
         self._spool_fails = False
-        self._spooling_since = 0.0
+        self._at_disk_since: float | None = None  # None: the spooling thread is not waiting for the disk
         self._changed = threading.Condition()
         self._intake: collections.deque[Occurrence] = collections.deque()
         self._spooling = 0  # occurrences on their way from the intake to the spool
@@ -164,13 +164,14 @@ class DeliverySink(abc.ABC):
                 if self._spool_fails and not self._closed:
                     self._changed.wait_for(lambda: self._closed or self._flushing, 1.0)
                 batch = [self._intake.popleft() for _ in range(min(256, len(self._intake)))]
-                self._spooling, self._spooling_since = len(batch), time.monotonic()
+                self._spooling = len(batch)
                 closed = self._closed and len(batch) < 256
+            encoded = self._encode(batch)
+            self._at_disk_since = time.monotonic()
             try:
                 if self._spool is None:
                     self._spool = self._open_spool(self._drop)
-                if batch:
-                    self._spool.append(self._encode(batch))
+                self._spool.append([document for _, document in encoded])
                 if time.monotonic() - synced > 1:
                     self._spool.sync()
                     synced = time.monotonic()
@@ -179,7 +180,8 @@ class DeliverySink(abc.ABC):
                 self._spool_fails = True
                 self._fail(f"spooling for {self.name}: {describe_os_error(error)}: occurrences wait in memory")
                 with self._changed:
-                    self._intake.extendleft(reversed(batch))
+                    self._intake.extendleft(occurrence for occurrence, _ in reversed(encoded))
+            self._at_disk_since = None
             with self._changed:
                 self._spooling = 0
                 if batch:
@@ -213,7 +215,8 @@ class DeliverySink(abc.ABC):
 
     def _disk_is_away(self) -> bool:
         """Whether the spool takes nothing, or has been busy for so long that it may never."""
-        return self._spool_fails or (self._spooling > 0 and time.monotonic() - self._spooling_since > _DISK_PATIENCE_S)
+        since = self._at_disk_since
+        return self._spool_fails or (since is not None and time.monotonic() - since > _DISK_PATIENCE_S)
 
     def _take(self) -> None:
         """Fill `_sending`, from the spool, or from the intake while the spool takes nothing."""
@@ -221,7 +224,7 @@ class DeliverySink(abc.ABC):
         with self._changed:
             if not entries and self._disk_is_away():
                 batch = [self._intake.popleft() for _ in range(min(MAX_BATCH, len(self._intake)))]
-                entries = [Entry(document, _IN_MEMORY, 0) for document in self._encode(batch)]
+                entries = [Entry(document, _IN_MEMORY, 0) for _, document in self._encode(batch)]
             self._sending = entries
 
     def _deliver(self) -> None:
@@ -287,16 +290,17 @@ class DeliverySink(abc.ABC):
                     lambda: self._closed or not self._failures, self._backoff.delay_s(self._failures)
                 )
 
-    def _encode(self, batch: Sequence[Occurrence]) -> list[bytes]:
-        documents = []
+    def _encode(self, batch: Sequence[Occurrence]) -> list[tuple[Occurrence, bytes]]:
+        """Occurrences with their documents. One that has none is rejected."""
+        encoded = []
         for occurrence in batch:
             try:
-                documents.append(encode(occurrence))
+                encoded.append((occurrence, encode(occurrence)))
             except Exception as error:  # noqa: BLE001  # a stage boundary: a defect must not end the thread
                 self._fail(f"encoding a {occurrence.type}: {type(error).__name__}: please report it")
                 with self._changed:
                     self.results["rejected"] += 1
-        return documents
+        return encoded
 
     def _drop(self, count: int) -> None:
         with self._changed:

@@ -260,19 +260,22 @@ def fill_up(path: Path) -> None:
                 continue
 
 
+@pytest.mark.parametrize("method", ["append", "sync"])
 def test_a_disk_that_hangs_stops_neither_the_caller_nor_delivery(
-    directory: int, collector: Receiver, monkeypatch: pytest.MonkeyPatch
+    directory: int, collector: Receiver, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    """The spooling thread is stuck with a batch; what comes after it is delivered from memory."""
+    """The spooling thread is stuck, with a batch or without; what comes then is delivered from memory."""
     thawed = threading.Event()
-    append = Spool.append
+    real = getattr(Spool, method)
 
-    def frozen(self: Spool, documents: list[bytes]) -> None:
+    def frozen(self: Spool, *arguments: object) -> None:
         thawed.wait(30)
-        append(self, documents)
+        real(self, *arguments)
 
-    monkeypatch.setattr(Spool, "append", frozen)
+    monkeypatch.setattr(Spool, method, frozen)
     sink = make_sink(collector.url, directory)
+    if method == "sync":
+        time.sleep(1.5)  # it is called once a second
     sent = occurrences(50)
     for one in sent[:10]:
         sink.send(one)
