@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from helpers.cgroups import scratch_cgroup
 from helpers.collector import PIPELINES, collector_binary, free_port, running_collector
+from helpers.no_folding import no_folding
 from helpers.occurrences import POD, occurrences
 from helpers.receiver import receiver
 from helpers.running_agent import RunningAgent, running_agent, wait_for
@@ -107,8 +108,9 @@ def latency(folder: Path, number: int = 200) -> None:
     configs = (PIPELINES / "agent.yaml", overlay)
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
     with (
+        no_folding() as config,
         running_collector(collector_binary(), folder / "collector", *configs, port=port, OUTPUT=str(output)),
-        running_agent(folder / "latency", "--sink=otlp", environment=environment) as agent,
+        running_agent(folder / "latency", "--sink=otlp", config, environment=environment) as agent,
         scratch_cgroup() as cgroup,
     ):
         seen, arrived = 0, {}
@@ -129,12 +131,12 @@ def latency(folder: Path, number: int = 200) -> None:
 
 def outage(folder: Path, seconds: float = 60) -> None:
     """The receiver is away for so long, with five exits a second; half-way one agent is killed and the next starts."""
-    with receiver() as collector, scratch_cgroup() as cgroup:
+    with receiver() as collector, scratch_cgroup() as cgroup, no_folding() as config:
         collector.stop()
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
         sent: set[str] = set()
         for _ in range(2):
-            with running_agent(folder / "outage", "--sink=otlp", environment=environment) as agent:
+            with running_agent(folder / "outage", "--sink=otlp", config, environment=environment) as agent:
                 until = time.monotonic() + seconds / 2
                 while time.monotonic() < until:
                     cgroup.run(["/bin/false"])
@@ -143,7 +145,7 @@ def outage(folder: Path, seconds: float = 60) -> None:
                 sent |= {one["id"] for one in agent.of_cgroup(cgroup.id)}
                 agent.process.kill()
         collector.start()
-        with running_agent(folder / "outage", "--sink=otlp", environment=environment):
+        with running_agent(folder / "outage", "--sink=otlp", config, environment=environment):
             started = time.monotonic()
             wait_for(lambda: sent <= set(collector.ids()), 60)
             took_s = time.monotonic() - started
@@ -162,10 +164,10 @@ def resident_mib(agent: RunningAgent, key: str = "VmRSS") -> float:
 
 def memory(folder: Path, number: int = 10_000) -> None:
     """Real exits with nobody listening, then the receiver comes."""
-    with receiver() as collector, scratch_cgroup() as cgroup:
+    with receiver() as collector, scratch_cgroup() as cgroup, no_folding() as config:
         collector.stop()
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
-        with running_agent(folder / "memory", "--sink=otlp", environment=environment) as agent:
+        with running_agent(folder / "memory", "--sink=otlp", config, environment=environment) as agent:
             agent.get("/metrics")
             before = resident_mib(agent)
             cgroup.run(["/bin/sh", "-c", f"for i in $(seq {number}); do /bin/false; done"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,11 +24,3 @@ def directory(tmp_path: Path) -> Iterator[int]:
 def collector() -> Iterator[Receiver]:
     with receiver() as running:
         yield running
-
-
-@pytest.fixture
-def public_path() -> Iterator[Path]:
-    """A folder that every user can reach: pytest's own are closed to the agent's."""
-    with tempfile.TemporaryDirectory(prefix="tapio-test-") as path:
-        Path(path).chmod(0o755)
-        yield Path(path)

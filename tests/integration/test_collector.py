@@ -13,6 +13,7 @@ import pytest
 from google.protobuf import json_format
 from helpers.cgroups import scratch_cgroup
 from helpers.collector import PIPELINES, collector_binary, free_port, running_collector
+from helpers.no_folding import no_folding
 from helpers.receiver import Request
 from helpers.running_agent import running_agent, wait_for
 from helpers.schema import unknown_names
@@ -52,7 +53,7 @@ def records_in(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.kernel
-def test_every_occurrence_comes_out_of_the_gateway(binary: Path, tmp_path: Path, public_path: Path) -> None:
+def test_every_occurrence_comes_out_of_the_gateway(binary: Path, tmp_path: Path) -> None:
     """Agent → agent.yaml → gateway.yaml → file: each once, each field as on stdout.
 
     Also over an outage of the gateway, and one of the node-local collector.
@@ -62,8 +63,6 @@ def test_every_occurrence_comes_out_of_the_gateway(binary: Path, tmp_path: Path,
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{local}", "NODE_NAME": "worker-3",
         "OTEL_RESOURCE_ATTRIBUTES": "k8s.cluster.name=test", "OTEL_METRIC_EXPORT_INTERVAL": "500",
     }  # fmt: skip
-    config = public_path / "tapio.toml"
-    config.write_text("[otlp]\nagent_metrics = true\n")
 
     def run_gateway() -> Any:
         configs = (PIPELINES / "gateway.yaml", OVERLAY)
@@ -75,8 +74,11 @@ def test_every_occurrence_comes_out_of_the_gateway(binary: Path, tmp_path: Path,
             binary, tmp_path / "local", PIPELINES / "agent.yaml", port=local, GATEWAY_ENDPOINT=endpoint
         )
 
-    flags = ("--sink=grafana", f"--config={config}")
-    with running_agent(tmp_path / "data", *flags, environment=environment) as agent, scratch_cgroup() as cgroup:
+    with (
+        no_folding("[otlp]\nagent_metrics = true\n") as config,
+        running_agent(tmp_path / "data", "--sink=grafana", config, environment=environment) as agent,
+        scratch_cgroup() as cgroup,
+    ):
 
         def fail(number: int) -> None:
             for _ in range(number):

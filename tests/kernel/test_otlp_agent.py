@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from helpers.certificates import Authority
 from helpers.cgroups import ScratchCgroup
+from helpers.no_folding import no_folding
 from helpers.receiver import Receiver, receiver
 from helpers.running_agent import AGENT, RunningAgent, running_agent, wait_for
 from helpers.schema import unknown_names
@@ -27,6 +28,18 @@ ACCEPTED = 'tapio_sink_occurrences_total{result="accepted",sink="otlp"}'
 def collector() -> Iterator[Receiver]:
     with receiver() as running:
         yield running
+
+
+@pytest.fixture
+def plain() -> Iterator[str]:
+    with no_folding() as flag:
+        yield flag
+
+
+@pytest.fixture
+def with_metrics() -> Iterator[str]:
+    with no_folding("[otlp]\nagent_metrics = true\n") as flag:
+        yield flag
 
 
 @pytest.fixture
@@ -58,9 +71,11 @@ def resident_mib(agent: RunningAgent) -> float:
     return int(line.split()[1]) / 1024
 
 
-def test_what_arrives_is_what_stdout_shows(tmp_path: Path, cgroup: ScratchCgroup, collector: Receiver) -> None:
+def test_what_arrives_is_what_stdout_shows(
+    tmp_path: Path, plain: str, cgroup: ScratchCgroup, collector: Receiver
+) -> None:
     """Field by field, under names that the schema knows, within 1.5 s, and the memory stays in its budget."""
-    with running_agent(tmp_path / "data", "--sink=otlp", environment=variables(collector)) as agent:
+    with running_agent(tmp_path / "data", "--sink=otlp", plain, environment=variables(collector)) as agent:
         fail(cgroup, 53)
         wait_for(lambda: len(stored(collector, cgroup)) == 53, 10)
         agent.settle()
@@ -80,13 +95,13 @@ def test_what_arrives_is_what_stdout_shows(tmp_path: Path, cgroup: ScratchCgroup
     assert 'tapio_sink_queue{sink="otlp"}' in heartbeat
 
 
-def test_an_outage_and_a_restart(tmp_path: Path, cgroup: ScratchCgroup, collector: Receiver) -> None:
+def test_an_outage_and_a_restart(tmp_path: Path, plain: str, cgroup: ScratchCgroup, collector: Receiver) -> None:
     """The receiver is away; the agent is stopped, killed and started again meanwhile: every occurrence arrives once."""
     environment = variables(collector)
     sent: set[str] = set()
     for number, ending in ((23, signal.SIGTERM), (29, signal.SIGKILL), (31, signal.SIGINT)):
         collector.stop()
-        with running_agent(tmp_path / "data", "--sink=otlp", environment=environment) as agent:
+        with running_agent(tmp_path / "data", "--sink=otlp", plain, environment=environment) as agent:
             fail(cgroup, number)
             agent.settle(1.0)
             sent |= {one["id"] for one in agent.of_cgroup(cgroup.id)}
@@ -97,21 +112,19 @@ def test_an_outage_and_a_restart(tmp_path: Path, cgroup: ScratchCgroup, collecto
                 assert "wait in the spool" in agent.log.read_text()
     assert len(sent) == 83
     collector.start()
-    with running_agent(tmp_path / "data", "--sink=otlp", environment=environment):
+    with running_agent(tmp_path / "data", "--sink=otlp", plain, environment=environment):
         wait_for(lambda: len(stored(collector, cgroup)) == 83, 15)
     assert stored(collector, cgroup) == dict.fromkeys(sent, 1)
 
 
 @pytest.mark.parametrize("fault", ["hang", "drip", "503:60"])
 def test_the_end_waits_for_nobody(
-    tmp_path: Path, public_path: Path, cgroup: ScratchCgroup, collector: Receiver, fault: str
+    tmp_path: Path, plain: str, with_metrics: str, cgroup: ScratchCgroup, collector: Receiver, fault: str
 ) -> None:
     """A receiver that hangs, for metrics too: the agent ends within 5 s, and the next one delivers."""
-    config = public_path / "tapio.toml"
-    config.write_text("[otlp]\nagent_metrics = true\n")
     collector.otherwise = fault
     environment = variables(collector, OTEL_EXPORTER_OTLP_TIMEOUT="10", OTEL_METRIC_EXPORT_INTERVAL="500")
-    flags = ("--sink=otlp", f"--config={config}")
+    flags = ("--sink=otlp", with_metrics)
     with running_agent(tmp_path / "data", *flags, environment=environment) as agent:
         fail(cgroup, 7)
         wait_for(lambda: {request.path for request in collector.requests} == {"/v1/logs", "/v1/metrics"}, 10)
@@ -120,12 +133,12 @@ def test_the_end_waits_for_nobody(
         assert time.monotonic() - asked < 5
     collector.patience_s = 0
     collector.otherwise = "ok"
-    with running_agent(tmp_path / "data", "--sink=otlp", environment=environment):
+    with running_agent(tmp_path / "data", "--sink=otlp", plain, environment=environment):
         wait_for(lambda: len(stored(collector, cgroup)) == 7, 10)
 
 
-def test_polku(tmp_path: Path, cgroup: ScratchCgroup, collector: Receiver) -> None:
-    with running_agent(tmp_path / "data", "--sink=polku", f"--polku-endpoint={collector.url}/occurrences"):
+def test_polku(tmp_path: Path, plain: str, cgroup: ScratchCgroup, collector: Receiver) -> None:
+    with running_agent(tmp_path / "data", "--sink=polku", plain, f"--polku-endpoint={collector.url}/occurrences"):
         fail(cgroup, 17)
         wait_for(lambda: len(stored(collector, cgroup)) == 17, 10)
     ours = [one for one in collector.stored if one["data"].get("cgroup_id") == cgroup.id]
@@ -133,13 +146,11 @@ def test_polku(tmp_path: Path, cgroup: ScratchCgroup, collector: Receiver) -> No
 
 
 def test_metrics_leave_when_asked(
-    tmp_path: Path, public_path: Path, cgroup: ScratchCgroup, collector: Receiver
+    tmp_path: Path, with_metrics: str, cgroup: ScratchCgroup, collector: Receiver
 ) -> None:
     """The agent's counters as OTel metrics, cumulative, under the names and units of the schema."""
-    config = public_path / "tapio.toml"
-    config.write_text("[otlp]\nagent_metrics = true\n")
     environment = variables(collector, OTEL_METRIC_EXPORT_INTERVAL="200", NODE_NAME="worker-3")
-    flags = ("--sink=otlp", f"--config={config}")
+    flags = ("--sink=otlp", with_metrics)
     with running_agent(tmp_path / "data", *flags, environment=environment) as agent:
         fail(cgroup, 13)
         agent.settle(1.0)
@@ -161,23 +172,23 @@ def test_metrics_leave_when_asked(
     assert metrics["tapio.observer.up"].gauge.data_points[0].as_int == 1
 
 
-def test_without_being_asked_no_metrics_leave(tmp_path: Path, cgroup: ScratchCgroup, collector: Receiver) -> None:
+def test_without_being_asked_no_metrics_leave(
+    tmp_path: Path, plain: str, cgroup: ScratchCgroup, collector: Receiver
+) -> None:
     environment = variables(collector, OTEL_METRIC_EXPORT_INTERVAL="200")
-    with running_agent(tmp_path / "data", "--sink=otlp", environment=environment) as agent:
+    with running_agent(tmp_path / "data", "--sink=otlp", plain, environment=environment) as agent:
         fail(cgroup, 3)
         agent.settle(1.0)
     assert {request.path for request in collector.requests} == {"/v1/logs"}
 
 
 def test_nothing_is_imported_after_the_drop(
-    tmp_path: Path, public_path: Path, cgroup: ScratchCgroup, collector: Receiver
+    tmp_path: Path, with_metrics: str, public_path: Path, cgroup: ScratchCgroup, collector: Receiver
 ) -> None:
     """Whatever the receiver does: after the drop the interpreter's files may be out of reach."""
     authority = Authority(public_path / "ca")
     for path in (authority.folder, authority.ca):
         path.chmod(0o755)
-    config = public_path / "tapio.toml"
-    config.write_text("[otlp]\nagent_metrics = true\n")
     date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
     collector.script += [f"503:{date}", "429", "400", "302", "partial:1", "nonsense", "garbage", "cut", "reset", "hang"]
     with receiver(authority.server_context()) as encrypted:
@@ -186,7 +197,7 @@ def test_nothing_is_imported_after_the_drop(
             OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=f"{encrypted.url}/v1/metrics",
             OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE=str(authority.ca),
         )  # fmt: skip
-        flags = ("--sink=otlp", "--sink=polku", f"--polku-endpoint={encrypted.url}", f"--config={config}")
+        flags = ("--sink=otlp", "--sink=polku", f"--polku-endpoint={encrypted.url}", with_metrics)
         with running_agent(tmp_path / "data", *flags, environment=environment) as agent:
             for _ in range(12):
                 fail(cgroup, 1)

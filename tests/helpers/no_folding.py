@@ -1,0 +1,20 @@
+"""A configuration in which no anomaly is folded: for tests that count occurrences one by one."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+_EPISODES = "[episodes]\nindividual = 1000000\nburst = 1000000\nrate_per_s = 1000000\n"
+
+
+@contextlib.contextmanager
+def no_folding(more: str = "") -> Iterator[str]:
+    """The flag that names the file, in a folder that every user can reach. `more` are further sections."""
+    with tempfile.TemporaryDirectory(prefix="tapio-test-") as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "tapio.toml"
+        path.write_text(_EPISODES + more)
+        yield f"--config={path}"
