@@ -76,6 +76,8 @@ class MetricExport:
 
         for family in families():
             name = f"{family.name}_total" if family.type == "counter" else family.name
+            if family.type not in ("counter", "gauge"):
+                continue  # OTel has no observable histogram
             known = otel_names.PROMETHEUS_NAMES.get(name)
             if known is None or known.startswith("tapio.cpu."):
                 continue

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 import pytest
 from helpers.cgroups import ScratchCgroup, scratch_cgroup
 from helpers.running_agent import RunningAgent, running_agent
+from helpers.schema import DATA
 
 
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
     with running_agent(tmp_path_factory.mktemp("agent") / "data") as running:
         yield running
+        emitted = {name for one in running.occurrences() for name in one["data"]}
+        assert emitted <= DATA, "describe it in otel/schema/data.yaml"
 
 
 @pytest.fixture
