@@ -48,6 +48,11 @@ CATALOGUE = {
     name: AnomalyType(name, name.split(".")[2].upper(), severity, outcome) for name, severity, outcome in _ROWS
 }
 
+CONNECTION_REFUSED = CATALOGUE["kernel.network.connection_refused"]
+CONNECTION_TIMEOUT = CATALOGUE["kernel.network.connection_timeout"]
+RETRANSMIT_SPIKE = CATALOGUE["kernel.network.retransmit_spike"]
+RTT_DEGRADATION = CATALOGUE["kernel.network.rtt_degradation"]
+RST_STORM = CATALOGUE["kernel.network.rst_storm"]
 OOM_KILL = CATALOGUE["kernel.container.oom_kill"]
 ABNORMAL_EXIT = CATALOGUE["kernel.container.abnormal_exit"]
 

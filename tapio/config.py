@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import tomllib
@@ -21,13 +22,17 @@ DOCUMENTED = Path(__file__).with_name("tapio.toml")
 INSTALLED_EBPF_DIR = Path("/opt/tapio/ebpf")
 CHECKOUT_EBPF_DIR = Path(__file__).resolve().parent.parent / "ebpf" / "build"
 
-ObserverName = Literal["container"]
+ObserverName = Literal["network", "container"]
 SinkName = Literal["stdout", "file", "otlp", "grafana", "polku"]
 _ExitCode = Annotated[int, msgspec.Meta(ge=0, le=255)]
 _FlushTime = Annotated[float, msgspec.Meta(ge=0, le=60)]
 _MAX = 1 << 40
 _COMM_MAX = 15  # TASK_COMM_LEN - 1
 _Path = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*$")]
+_Count = Annotated[int, msgspec.Meta(ge=1, le=_MAX)]
+_Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+_Seconds = Annotated[float, msgspec.Meta(gt=0, le=_MAX)]
+_Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=_MAX)]
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,6 +44,31 @@ class KernelConfig(_Section, frozen=True):
 
     drain_interval_ms: Annotated[int, msgspec.Meta(ge=10, le=1000)] = 50
     ring_kib: Literal[64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536] = 512
+
+
+class NetworkConfig(_Section, frozen=True):
+    """What the network observer reports."""
+
+    window_s: _Seconds = 10
+    retransmit_spike_count: _Count = 5
+    rst_storm_count: _Count = 10
+    rtt_spike_ratio: Annotated[float, msgspec.Meta(ge=1, le=1e6)] = 2
+    rtt_min_delta_ms: _Milliseconds = 10
+    rtt_spike_abs_ms: _Milliseconds = 500
+    rtt_delayed_ack_ms: _Milliseconds = 40
+    rtt_min_samples: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 5
+    rtt_relearn_s: _Seconds = 600
+    rtt_sample_interval_ms: Annotated[int, msgspec.Meta(ge=1000, le=60_000)] = 1000
+    rtt_samples_per_s: Annotated[int, msgspec.Meta(ge=0, le=2000)] = 2000
+    ignore_ports: tuple[_Port, ...] = ()
+    ignore_cidrs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for cidr in self.ignore_cidrs:
+            try:
+                ipaddress.ip_network(cidr)
+            except ValueError as error:
+                raise ValueError(f"ignore_cidrs: {error}") from error
 
 
 class ContainerConfig(_Section, frozen=True):
@@ -94,12 +124,13 @@ class Config(_Section, frozen=True):
     """Everything that can be set."""
 
     sinks: Annotated[tuple[SinkName, ...], msgspec.Meta(min_length=1)] = ("stdout",)
-    observers: Annotated[tuple[ObserverName, ...], msgspec.Meta(min_length=1)] = ("container",)
+    observers: Annotated[tuple[ObserverName, ...], msgspec.Meta(min_length=1)] = ("network", "container")
     data_dir: Annotated[_Path, msgspec.Meta(min_length=1)] = ".tapio/occurrences"
     ebpf_dir: _Path = ""
     metrics_address: str = "127.0.0.1:9464"
     user: Annotated[str, msgspec.Meta(min_length=1)] = "nobody"
     kernel: KernelConfig = KernelConfig()
+    network: NetworkConfig = NetworkConfig()
     container: ContainerConfig = ContainerConfig()
     file: FileConfig = FileConfig()
     episodes: EpisodesConfig = EpisodesConfig()

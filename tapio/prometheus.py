@@ -66,6 +66,12 @@ class AgentCollector(Collector):
         unreadable = CounterMetricFamily(
             "tapio_kernel_unreadable", "Events that the kernel did not show.", labels=labels
         )
+        overwritten = CounterMetricFamily(
+            "tapio_kernel_overwritten", "What a hook had remembered and gave up for something newer.", labels=labels
+        )
+        limited = CounterMetricFamily(
+            "tapio_kernel_limited", "Samples left out to keep within the node's rate.", labels=labels
+        )
         runtime = CounterMetricFamily(
             "tapio_bpf_run_seconds",
             "Run time of a program; 0 unless kernel.bpf_stats_enabled is set.",
@@ -77,8 +83,14 @@ class AgentCollector(Collector):
                 submitted.add_metric([observer.name, hook.name], hook.submitted)
                 filtered.add_metric([observer.name, hook.name], hook.filtered)
                 unreadable.add_metric([observer.name, hook.name], hook.unreadable)
+                overwritten.add_metric([observer.name, hook.name], hook.overwritten)
+                limited.add_metric([observer.name, hook.name], hook.limited)
                 runtime.add_metric([hook.name], hook.run_ns / 1e9)
+<<<<<<< HEAD
         yield from (hits, submitted, filtered, unreadable, runtime)
+=======
+        yield from (hits, filtered, unreadable, overwritten, limited, runtime)
+>>>>>>> 53220c4 (Network observer: failures, resets, retransmits and RTT of every TCP socket)
 
     def _occurrences(self) -> Iterator[Metric]:
         labels = ["anomaly_type", "severity"]

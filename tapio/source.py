@@ -52,6 +52,8 @@ class Source:
                     lost=counts["lost"] + program.missed,
                     filtered=counts["filtered"],
                     unreadable=counts["unreadable"],
+                    overwritten=counts["overwritten"],
+                    limited=counts["limited"],
                     run_ns=program.run_ns,
                 )
             )

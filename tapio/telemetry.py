@@ -31,6 +31,8 @@ class Hook(msgspec.Struct, frozen=True):
     lost: int = 0
     filtered: int = 0
     unreadable: int = 0
+    overwritten: int = 0
+    limited: int = 0
     run_ns: int = 0
 
 

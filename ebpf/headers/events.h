@@ -17,6 +17,10 @@
 enum record_kind {
 	RECORD_EXIT = 1,
 	RECORD_OOM = 2,
+	RECORD_CONNECTION_FAILED = 10,
+	RECORD_RESET = 11,
+	RECORD_RETRANSMIT = 12,
+	RECORD_RTT = 13,
 };
 
 /*
@@ -24,12 +28,14 @@ enum record_kind {
  * hits = submitted + lost + filtered + unreadable.
  */
 struct hook_counters {
-	__u64 hits;	  /* times the program ran */
-	__u64 submitted;  /* records put into the ring */
-	__u64 lost;	  /* no room in the ring */
-	__u64 filtered;	  /* not an anomaly, or ignored by the settings */
-	__u64 unreadable; /* the kernel did not show what a record needs */
-	__u64 spare[3];	  /* a cache line per CPU */
+	__u64 hits;	   /* times the program ran */
+	__u64 submitted;   /* records put into the ring */
+	__u64 lost;	   /* no room in the ring */
+	__u64 filtered;	   /* not an anomaly, or ignored by the settings */
+	__u64 unreadable;  /* the kernel did not show what a record needs */
+	__u64 overwritten; /* what was remembered for a later event gave way to something newer */
+	__u64 limited;	   /* not passed on, to keep within a rate */
+	__u64 scratch;	   /* of the program that owns the row */
 };
 
 /* Who a task is. Ids of the initial pid namespace. */
@@ -81,6 +87,66 @@ struct oom_record {
 	__s32 oom_score_adj;
 	__u32 pad;
 	char trigger_comm[COMM_LEN];
+};
+
+/* Which end opened a connection, if that is known: with it, which port is the service's. */
+enum connection_side {
+	SIDE_UNKNOWN = 0,
+	SIDE_CONNECTED = 1,
+	SIDE_ACCEPTED = 2,
+};
+
+/* A TCP socket and whose it is. Addresses in network order; an IPv4-mapped IPv6 address is shown as IPv4. */
+struct socket_identity {
+	__u64 cgroup_id;	/* cgroup v2, of the socket; 0: unknown, 1: the root */
+	__u64 task_cgroup_id;	/* of the task that connected, where the socket's own says nothing; 0: unknown */
+	__u32 task_hierarchy;	/* the hierarchy of task_cgroup_id; 0: cgroup v2 */
+	__u32 pid;		/* the process that connected; 0: unknown */
+	char comm[COMM_LEN];	/* of the thread that connected, if pid is known */
+	char local_address[16]; /* the first four bytes for IPv4 */
+	char peer_address[16];
+	__u16 local_port; /* 0: unknown */
+	__u16 peer_port;
+	__u16 family;
+	__u8 side; /* enum connection_side */
+	__u8 own;  /* 1: a socket of the agent itself */
+};
+
+struct connection_failed_record {
+	__u32 kind;
+	__u32 error; /* errno */
+	__u64 boot_ns;
+	struct socket_identity socket;
+	__u8 old_state; /* TCP_SYN_SENT, or a state of an established connection */
+	__u8 retries;	/* of the segment or probe that was not answered */
+	__u8 pad[6];
+};
+
+struct reset_record {
+	__u32 kind;
+	__u32 state; /* in which the reset was received; never TCP_SYN_SENT */
+	__u64 boot_ns;
+	struct socket_identity socket;
+};
+
+struct retransmit_record {
+	__u32 kind;
+	__u32 segments; /* that were sent again now */
+	__u64 boot_ns;
+	struct socket_identity socket;
+	__u32 total_retrans;
+	__u32 segs_out;
+	__u32 snd_cwnd;
+	__u32 srtt_us;
+};
+
+struct rtt_record {
+	__u32 kind;
+	__u32 srtt_us;
+	__u64 boot_ns; /* when the latest RTT was measured */
+	struct socket_identity socket;
+	__u32 rtt_us;	   /* the latest */
+	__u32 ack_delayed; /* 1: the peer may have delayed the ACK of the latest */
 };
 
 #endif

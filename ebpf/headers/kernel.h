@@ -30,6 +30,22 @@ typedef _Bool bool;
 enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_ARRAY = 2, BPF_MAP_TYPE_RINGBUF = 27 };
 enum { BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2 };
 enum { BPF_RB_AVAIL_DATA = 0 };
+enum { AF_INET = 2, AF_INET6 = 10, IPPROTO_TCP = 6 };
+enum {
+	TCP_ESTABLISHED = 1,
+	TCP_SYN_SENT = 2,
+	TCP_SYN_RECV = 3,
+	TCP_FIN_WAIT1 = 4,
+	TCP_FIN_WAIT2 = 5,
+	TCP_CLOSE = 7,
+	TCP_CLOSE_WAIT = 8,
+	TCP_LISTEN = 10,
+};
+
+struct bpf_pidns_info {
+	__u32 pid;
+	__u32 tgid;
+};
 
 #define PF_KTHREAD 0x00200000 /* task_struct.flags: a kernel thread */
 #define SIGNAL_GROUP_EXIT 4   /* signal_struct.flags: group_exit_code holds the code of the whole process */
@@ -145,6 +161,92 @@ struct task_struct {
 	struct css_set *cgroups;
 	const struct cred *cred;
 	char comm[16];
+};
+
+struct in6_addr {
+	__u8 in6_u[16];
+};
+
+struct net;
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+struct sock_common {
+	__be32 skc_daddr;
+	__be32 skc_rcv_saddr;
+	unsigned int skc_hash;
+	__be16 skc_dport;
+	__u16 skc_num;
+	unsigned short skc_family;
+	volatile unsigned char skc_state;
+	possible_net_t skc_net;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+};
+
+struct sock_cgroup_data {
+	struct cgroup *cgroup; /* since 5.15 (8520e224f547) */
+};
+
+struct sock {
+	struct sock_common __sk_common;
+	int sk_err;
+	__u16 sk_protocol;
+	__u8 sk_shutdown;
+	__u32 sk_max_ack_backlog;
+	struct sock_cgroup_data sk_cgrp_data;
+};
+
+struct sock_cgroup_data___before_5_15 {
+	__u64 val; /* a pointer to the cgroup; 0 or one of the two low bits set: none */
+};
+
+struct sock___before_5_15 {
+	struct sock_cgroup_data___before_5_15 sk_cgrp_data;
+};
+
+struct inet_sock {
+	struct sock sk;
+	__be16 inet_sport;
+};
+
+struct inet_bind_bucket {
+	signed char fastreuse; /* -1: made by connect() */
+};
+
+struct inet_connection_sock {
+	struct inet_sock icsk_inet;
+	struct inet_bind_bucket *icsk_bind_hash;
+	__u8 icsk_retransmits;
+	__u8 icsk_probes_out;
+};
+
+struct tcp_rack {
+	__u32 rtt_us; /* of the newest segment that the latest ACK acknowledged */
+};
+
+struct tcp_sock {
+	struct inet_connection_sock inet_conn;
+	__u32 snd_una;
+	__u32 snd_nxt;
+	__u32 mss_cache;
+	__u32 srtt_us; /* eight times the smoothed RTT */
+	__u32 snd_cwnd;
+	__u32 segs_out;
+	__u32 total_retrans;
+	__u64 bytes_received;
+	struct tcp_rack rack;
+};
+
+struct sk_buff {
+	char cb[48];
+};
+
+struct tcp_skb_cb { /* what TCP keeps in sk_buff.cb */
+	__u32 ack_seq;
+	__u16 tcp_gso_segs;
 };
 
 #pragma clang attribute pop

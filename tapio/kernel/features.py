@@ -27,6 +27,8 @@ _FEATURES: dict[str, tuple[str, _Test]] = {
     "process_exit_passes_group_dead": ("sched_process_exit", lambda kinds: len(kinds) >= 2),
     # `int pid` until 6.9, then `struct task_struct *task, uid_t uid`.
     "mark_victim_passes_task": ("mark_victim", lambda kinds: bool(kinds) and kinds[0] == PTR),
+    # 6.17 appends `int err` and reports failed attempts too.
+    "retransmit_passes_error": ("tcp_retransmit_skb", lambda kinds: len(kinds) >= 3),
 }
 
 
