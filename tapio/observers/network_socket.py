@@ -50,7 +50,7 @@ class Sockets:
     def is_ignored(self, record: Any) -> bool:
         """Whether the connection is to or from an ignored peer, or its service's port is ignored."""
         if self._ports:
-            ports = (self.service_port(record),)
+            ports: tuple[int | None, ...] = (self.service_port(record),)
             if ports[0] is None:  # not known which: either
                 ports = record.socket_local_port, record.socket_peer_port
             if not self._ports.isdisjoint(ports):
