@@ -14,11 +14,11 @@
  */
 const volatile bool retransmit_passes_error = true; /* 6.17: called for failed attempts too */
 
-#define ETIMEDOUT     110
-#define ECONNREFUSED  111
-#define EHOSTDOWN     112
-#define EHOSTUNREACH  113
-#define ENETUNREACH   101
+#define ETIMEDOUT 110
+#define ECONNREFUSED 111
+#define EHOSTDOWN 112
+#define EHOSTUNREACH 113
+#define ENETUNREACH 101
 #define SHUTDOWN_MASK 3 /* sock.sk_shutdown: the application has closed it */
 
 DEFINE_COUNTERS(inet_sock_set_state);
@@ -65,10 +65,12 @@ static __always_inline void report_failure(struct sock *sk, int old_state, int e
 	record->boot_ns = bpf_ktime_get_boot_ns();
 	identify_socket(&record->socket, sk, counters);
 	record->old_state = old_state;
-	record->retries = BPF_CORE_READ(connection, icsk_retransmits);
-	probes = BPF_CORE_READ(connection, icsk_probes_out);
-	if (probes > record->retries)
-		record->retries = probes;
+	if (error != ECONNREFUSED) {
+		record->retries = BPF_CORE_READ(connection, icsk_retransmits);
+		probes = BPF_CORE_READ(connection, icsk_probes_out);
+		if (probes > record->retries)
+			record->retries = probes;
+	}
 	submit(r, counters);
 }
 

@@ -11,10 +11,10 @@
 
 #include "socket.h"
 
-#define SAMPLE_BITS	15
+#define SAMPLE_BITS 15
 #define STALE_INTERVALS 60 /* an ACK that no further segment followed for so long is given up */
-#define ACK_DELAYED	1u
-#define RETRY_DIVISOR	8 /* of the interval: when to look again after a segment that acknowledged nothing */
+#define ACK_DELAYED 1u
+#define RETRY_DIVISOR 8 /* of the interval: when to look again after a segment that acknowledged nothing */
 
 /* Direct-mapped by the socket's hash, which differs for the two ends of a loopback connection. */
 struct sample_slot {
