@@ -122,7 +122,7 @@ class Agent:
         """Attach every observer; returns the reasons of those that are off."""
         folder = self._config.find_ebpf_dir()
         objects: dict[str, Path] = {name: folder / f"{name}_monitor.o" for name in self._config.observers}
-        outcome = attach.attach(objects, self._config.kernel.ring_kib * 1024)
+        outcome = attach.attach(objects, self._config.kernel.ring_kib * 1024, self._config.tables())
         if not outcome.attached:
             raise KernelError("; ".join(dict.fromkeys(outcome.failed.values())))
         for name, reason in outcome.failed.items():

@@ -50,6 +50,8 @@ CATALOGUE = {
 
 OOM_KILL = CATALOGUE["kernel.container.oom_kill"]
 ABNORMAL_EXIT = CATALOGUE["kernel.container.abnormal_exit"]
+IO_ERROR = CATALOGUE["kernel.storage.io_error"]
+LATENCY_SPIKE = CATALOGUE["kernel.storage.latency_spike"]
 
 
 class Anomaly(msgspec.Struct, frozen=True):

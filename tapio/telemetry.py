@@ -31,7 +31,23 @@ class Hook(msgspec.Struct, frozen=True):
     lost: int = 0
     filtered: int = 0
     unreadable: int = 0
+    table_full: int = 0
+    unmatched: int = 0
     run_ns: int = 0
+
+
+class DiskIo(msgspec.Struct, frozen=True):
+    """What one disk did since the start, by operation: `latency` counts requests by `DISK_LATENCY_BOUNDS_S`."""
+
+    device: str
+    operation: str
+    latency: tuple[int, ...]  # one more than there are bounds: the last counts what is above all
+    sum_ns: int
+    errors: int
+
+
+# The upper bounds in seconds: powers of two of a microsecond, as ebpf/headers/disks.h sorts.
+DISK_LATENCY_BOUNDS_S = tuple((2 << index) / 1e6 for index in range(24))
 
 
 class ObserverTelemetry:
@@ -41,6 +57,7 @@ class ObserverTelemetry:
         self.name = name
         self.reason = reason
         self.read_hooks = read_hooks
+        self.read_disks: Callable[[], list[DiskIo]] = list
         self.events = 0
         self.anomalies: Counter[str] = Counter()
         self.unattributed = 0

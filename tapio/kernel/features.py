@@ -27,6 +27,8 @@ _FEATURES: dict[str, tuple[str, _Test]] = {
     "process_exit_passes_group_dead": ("sched_process_exit", lambda kinds: len(kinds) >= 2),
     # `int pid` until 6.9, then `struct task_struct *task, uid_t uid`.
     "mark_victim_passes_task": ("mark_victim", lambda kinds: bool(kinds) and kinds[0] == PTR),
+    # `struct request_queue *q, struct request *rq` until 5.11, then `struct request *rq`.
+    "issue_passes_queue": ("block_rq_issue", lambda kinds: len(kinds) >= 2),
 }
 
 

@@ -7,6 +7,7 @@ import mmap
 import platform
 import struct
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from tapio.errors import KernelError, ObjectError
 from tapio.kernel.attach import Attachment
@@ -59,6 +60,18 @@ class Section:
                 totals[field.name] += struct.unpack_from("=" + field_format(field), self._map, base + field.offset)[0]
         return totals
 
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """Each element of the array `name` as a dict of its fields; arrays are tuples, characters bytes."""
+        variable, layout = self._variable(name)
+        rows = []
+        for base in range(variable.offset, variable.offset + variable.size, layout.size):
+            row = {}
+            for field in layout.fields:
+                values = struct.unpack_from("=" + field_format(field), self._map, base + field.offset)
+                row[field.name] = values if field.count > 1 and field.kind != "c" else values[0]
+            rows.append(row)
+        return rows
+
     def write(self, name: str, values: Mapping[str, int | tuple[int, ...]]) -> None:
         """Set fields of the struct `name`; programs see them from their next run on."""
         variable, layout = self._variable(name)
@@ -76,13 +89,13 @@ class HookCounters:
     """The per-CPU counters of each hook of an attachment, added up."""
 
     def __init__(self, attachment: Attachment) -> None:
-        self._section = Section(attachment, ".bss", writable=False)
+        self.section = Section(attachment, ".bss", writable=False)  # whole: mapping it twice would count twice
         self._cpus = attachment.loaded.cpus
         self._hooks = [hook.name for hook in attachment.hooks]
 
     def read(self) -> dict[str, dict[str, int]]:
         """For each hook: hits, submitted, lost, filtered, unreadable since the start of the agent."""
-        return {hook: self._section.sums(f"{hook}_counters", self._cpus) for hook in self._hooks}
+        return {hook: self.section.sums(f"{hook}_counters", self._cpus) for hook in self._hooks}
 
     def check(self) -> None:
         """ObjectError when a hook has no counters, or not those that the agent reads."""
@@ -93,4 +106,4 @@ class HookCounters:
 
     def close(self) -> None:
         """Unmap the counters."""
-        self._section.close()
+        self.section.close()
