@@ -100,7 +100,7 @@ class HookCounters:
     def check(self) -> None:
         """ObjectError when a hook has no counters, or not those that the agent reads."""
         for hook, counts in self.read().items():
-            missing = {"hits", "submitted", "lost", "filtered", "unreadable"} - counts.keys()
+            missing = {"hits", "submitted", "lost", "filtered", "unreadable", "table_full", "unmatched"} - counts.keys()
             if missing:
                 raise ObjectError(f"reading {hook}_counters: the object lacks {', '.join(sorted(missing))}: rebuild it")
 

@@ -18,7 +18,7 @@ from tapio.observers.storage_blame import BLAME_FIELDS, Blame
 from tapio.observers.storage_stack import Disk, Span, Stacks, SysfsDisks
 
 _OPERATIONS = {0: "read", 1: "write", 2: "flush", 3: "discard", 5: "secure_erase", 9: "write_zeroes"}
-_ERRNO_NAMES = errno.errorcode | {errno.EOPNOTSUPP: "EOPNOTSUPP"}  # Python prefers ENOTSUP
+_ERRNO_NAMES = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP"}  # Python prefers ENOTSUP
 _NO_SECTOR = (1 << 64) - 1
 _NS_PER_MS = 1_000_000
 

@@ -71,7 +71,7 @@ class _History:
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
-        self.failed_at_ns = 0
+        self.failed_at_ns = -1
 
     def add(self, span: Span, failed: bool) -> None:
         if failed:

@@ -27,13 +27,14 @@ class Loop:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.name = path.name
+        self.made_at_ns = time.time_ns()
         number = path.stat().st_rdev
         self.major, self.minor = os.major(number), os.minor(number)
 
-    def write(self, offset: int, size: int) -> None:
-        """One direct write, which is one request up to the device's limit."""
+    def write_command(self, offset: int, size: int) -> list[str]:
+        """A program that writes once, directly: one request up to the device's limit."""
         command = ["dd", "if=/dev/zero", f"of={self.path}", f"bs={size}", "count=1", "oflag=direct,seek_bytes"]
-        subprocess.run([*command, f"seek={offset}", "conv=notrunc"], capture_output=True, check=False)
+        return [*command, f"seek={offset}", "conv=notrunc"]
 
 
 @contextlib.contextmanager
