@@ -15,7 +15,8 @@ const volatile bool issue_passes_queue = false; /* until 5.11, and not in distri
 
 /* Written by the agent while it runs. */
 struct settings {
-	__u64 slow_ns; /* the lowest threshold of any disk */
+	__u64 slow_ns;	   /* the lowest threshold of any disk */
+	__u64 keep_issues; /* how many entries of `in_flight` may stay when their request is done */
 } settings SEC(".data");
 
 DEFINE_COUNTERS(block_rq_issue);
@@ -27,7 +28,7 @@ const enum record_kind anchor_record_kind __attribute__((unused));
 const enum request_facts anchor_request_facts __attribute__((unused));
 
 struct issue {
-	__u64 issue_ns; /* monotonic: a suspended machine is not a slow disk */
+	__u64 issue_ns; /* monotonic: a suspended machine is not a slow disk; 0: the request is not in flight */
 	struct cgroup_subsys_state *issuer_css;
 	__u64 issuer_cgroup_id;
 	__u64 sector;
@@ -45,14 +46,71 @@ struct {
 	__type(value, struct issue);
 } in_flight SEC(".maps");
 
+__u64 issues_kept SEC(".bss"); /* entries of `in_flight` */
+
+/*
+ * Who issues, read through typed pointers where the kernel hands out the current task as one: a tenth of the time
+ * of copying each field (measured on 6.18: 10 ns, not 120).
+ */
+static __always_inline void identify_issuer(struct issue *issue)
+{
+	bool has_io = bpf_core_enum_value_exists(enum cgroup_subsys_id, io_cgrp_id);
+	__u64 io = has_io ? bpf_core_enum_value(enum cgroup_subsys_id, io_cgrp_id) * sizeof(void *) : 0;
+	struct cgroup_subsys_state **css;
+	struct task_struct *task;
+	struct css_set *cgroups;
+
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)) {
+		task = bpf_get_current_task_btf();
+		cgroups = task->cgroups;
+		css = (void *)cgroups + bpf_core_field_offset(struct css_set, subsys) + io;
+		issue->issuer_css = has_io ? *css : NULL;
+		issue->issuer_cgroup_id = cgroups->dfl_cgrp->kn->id;
+		issue->pid = task->tgid;
+		issue->by_kernel = (task->flags & PF_KTHREAD) != 0;
+	} else {
+		task = (struct task_struct *)bpf_get_current_task();
+		cgroups = BPF_CORE_READ(task, cgroups);
+		if (has_io)
+			bpf_probe_read_kernel(&issue->issuer_css, sizeof(issue->issuer_css),
+					      (void *)cgroups + bpf_core_field_offset(struct css_set, subsys) + io);
+		issue->issuer_cgroup_id = BPF_CORE_READ(cgroups, dfl_cgrp, kn, id);
+		issue->pid = BPF_CORE_READ(task, tgid);
+		issue->by_kernel = (BPF_CORE_READ(task, flags) & PF_KTHREAD) != 0;
+	}
+	bpf_get_current_comm(&issue->comm, sizeof(issue->comm));
+}
+
+static __always_inline void remember(__u64 key, struct issue *issue, struct hook_counters *counters)
+{
+	struct issue *known = bpf_map_lookup_elem(&in_flight, &key);
+
+	if (known)
+		*known = *issue;
+	else if (bpf_map_update_elem(&in_flight, &key, issue, BPF_ANY))
+		counters->table_full++;
+	else
+		__sync_fetch_and_add(&issues_kept, 1);
+}
+
+/*
+ * Drivers use the same requests again and again. Writing over an entry costs a quarter of adding and deleting one,
+ * so entries stay as long as enough room is left for requests that are new.
+ */
+static __always_inline void forget(__u64 key, struct issue *known)
+{
+	if (issues_kept <= settings.keep_issues)
+		known->issue_ns = 0;
+	else if (!bpf_map_delete_elem(&in_flight, &key))
+		__sync_fetch_and_add(&issues_kept, -1);
+}
+
 SEC("tp_btf/block_rq_issue")
 int block_rq_issue(__u64 *ctx)
 {
 	struct hook_counters *counters = counters_of(block_rq_issue_counters);
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	struct issue issue = {};
 	struct request *rq;
-	__u64 key;
 
 	counters->hits++;
 	if (issue_passes_queue)
@@ -63,17 +121,11 @@ int block_rq_issue(__u64 *ctx)
 		counters->filtered++;
 		return 0;
 	}
-	key = (__u64)rq;
-	issue.issuer_css = block_css(task);
-	issue.issuer_cgroup_id = bpf_get_current_cgroup_id();
 	issue.sector = rq->__sector;
 	issue.bytes = rq->__data_len;
-	issue.pid = bpf_get_current_pid_tgid() >> 32;
-	issue.by_kernel = (BPF_CORE_READ(task, flags) & PF_KTHREAD) != 0;
-	bpf_get_current_comm(&issue.comm, sizeof(issue.comm));
+	identify_issuer(&issue);
 	issue.issue_ns = bpf_ktime_get_ns();
-	if (bpf_map_update_elem(&in_flight, &key, &issue, BPF_ANY))
-		counters->table_full++;
+	remember((__u64)rq, &issue, counters);
 	return 0;
 }
 
@@ -133,6 +185,7 @@ int block_rq_complete(__u64 *ctx)
 	struct hook_counters *counters = counters_of(block_rq_complete_counters);
 	struct completion done = {.rq = (struct request *)ctx[0], .status = (__s32)ctx[1], .bytes = (__u32)ctx[2]};
 	__u64 key = (__u64)done.rq, now;
+	struct issue *known;
 	__u32 operation;
 	bool last, slow;
 
@@ -142,7 +195,9 @@ int block_rq_complete(__u64 *ctx)
 		counters->filtered++;
 		return 0;
 	}
-	done.issue = bpf_map_lookup_elem(&in_flight, &key);
+	known = bpf_map_lookup_elem(&in_flight, &key);
+	if (known && known->issue_ns)
+		done.issue = known;
 	/*
 	 * A write with a flush before or after it, and a lone flush, end with a completion of their own that moved no
 	 * data and was never issued: its parts were, and each was seen.
@@ -173,8 +228,8 @@ int block_rq_complete(__u64 *ctx)
 		report(&done, counters);
 	else
 		counters->filtered++;
-	if (last)
-		bpf_map_delete_elem(&in_flight, &key);
+	if (last && known)
+		forget(key, known);
 	return 0;
 }
 

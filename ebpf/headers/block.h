@@ -9,39 +9,39 @@
 #include <bpf/bpf_helpers.h>
 
 /* Operations, the same in every kernel since 4.10. */
-#define REQ_OP_MASK	    0xff
-#define REQ_OP_READ	    0
-#define REQ_OP_WRITE	    1
-#define REQ_OP_FLUSH	    2
-#define REQ_OP_DISCARD	    3
+#define REQ_OP_MASK 0xff
+#define REQ_OP_READ 0
+#define REQ_OP_WRITE 1
+#define REQ_OP_FLUSH 2
+#define REQ_OP_DISCARD 3
 #define REQ_OP_SECURE_ERASE 5
 #define REQ_OP_WRITE_ZEROES 9
-#define REQ_OP_PASSTHROUGH  32 /* from here on: commands of users and drivers, whose failures are answers */
+#define REQ_OP_PASSTHROUGH 32 /* from here on: commands of users and drivers, whose failures are answers */
 
 #define LOOP_MAJOR 7
-#define S_IFMT	   0170000
-#define S_IFBLK	   0060000
+#define S_IFMT 0170000
+#define S_IFBLK 0060000
 #define MINOR_BITS 20
 
 /* errno values, the same on x86-64 and arm64. */
-#define EIO	     5
-#define EAGAIN	     11
-#define ENOMEM	     12
-#define EBUSY	     16
-#define ENODEV	     19
-#define EINVAL	     22
-#define ENOSPC	     28
-#define EBADE	     52
-#define ENODATA	     61
-#define ETIME	     62
-#define ENOLINK	     67
-#define EOVERFLOW    75
-#define EREMCHG	     78
-#define EILSEQ	     84
-#define EOPNOTSUPP   95
+#define EIO 5
+#define EAGAIN 11
+#define ENOMEM 12
+#define EBUSY 16
+#define ENODEV 19
+#define EINVAL 22
+#define ENOSPC 28
+#define EBADE 52
+#define ENODATA 61
+#define ETIME 62
+#define ENOLINK 67
+#define EOVERFLOW 75
+#define EREMCHG 78
+#define EILSEQ 84
+#define EOPNOTSUPP 95
 #define ETOOMANYREFS 109
-#define ETIMEDOUT    110
-#define EREMOTEIO    121
+#define ETIMEDOUT 110
+#define EREMOTEIO 121
 
 /* block/blk-core.c, blk_errors, numbered as since 6.10. */
 #define BLOCK_STATUSES 20
@@ -92,21 +92,6 @@ static __always_inline struct gendisk *disk_of(struct request *rq)
 	if (bpf_core_field_exists(old->rq_disk))
 		return old->rq_disk;
 	return rq->q->disk;
-}
-
-/* The block cgroup that the issuer charges its own I/O to. */
-static __always_inline struct cgroup_subsys_state *block_css(struct task_struct *task)
-{
-	struct css_set *cgroups = BPF_CORE_READ(task, cgroups);
-	struct cgroup_subsys_state *css = NULL;
-	__u64 index;
-
-	if (!bpf_core_enum_value_exists(enum cgroup_subsys_id, io_cgrp_id))
-		return NULL;
-	index = bpf_core_enum_value(enum cgroup_subsys_id, io_cgrp_id);
-	bpf_probe_read_kernel(&css, sizeof(css),
-			      (void *)cgroups + bpf_core_field_offset(struct css_set, subsys) + index * sizeof(css));
-	return css;
 }
 
 /*

@@ -86,10 +86,10 @@ struct oom_record {
 	char trigger_comm[COMM_LEN];
 };
 
-#define DISK_NAME_LEN	    32
-#define MAX_DISKS	    64 /* with counters of their own; a power of two */
-#define IO_OPERATIONS	    5
-#define LATENCY_BUCKETS	    25 /* 2 us, 4 us, ... 16.8 s, and everything above */
+#define DISK_NAME_LEN 32
+#define MAX_DISKS 64 /* with counters of their own; a power of two */
+#define IO_OPERATIONS 5
+#define LATENCY_BUCKETS 25 /* 2 us, 4 us, ... 16.8 s, and everything above */
 #define DISK_LATENCY_VALUES (IO_OPERATIONS * LATENCY_BUCKETS)
 
 /* The operations that are told apart, as a row of `disk_io` has them. */

@@ -31,6 +31,7 @@ enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_ARRAY = 2, BPF_MAP_TYPE_RINGBUF = 27 
 enum { BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2 };
 enum { BPF_RB_AVAIL_DATA = 0 };
 enum { BPF_ANY = 0, BPF_NOEXIST = 1 };
+enum bpf_func_id { BPF_FUNC_get_current_task_btf = 158 }; /* since 5.11 (3ca1032ab7ab) */
 
 #define PF_KTHREAD 0x00200000 /* task_struct.flags: a kernel thread */
 #define SIGNAL_GROUP_EXIT 4   /* signal_struct.flags: group_exit_code holds the code of the whole process */

@@ -41,15 +41,17 @@ class StorageObserver(Observer):
         self._blame = Blame(loaded)
         self._stacks = Stacks(SysfsDisks(sys_root))
         self._config = StorageConfig()
+        self._keep_issues: int | None = None  # the table keeps the size it was made with
         self._thresholds: dict[str, tuple[float, float]] = {}
         self.suppressed = dict.fromkeys(("below_threshold", "ignored_device", "stacked", "undecodable"), 0)
 
     def configure(self, config: Config) -> Settings:
         """The kernel passes on what the lowest threshold of any disk lets through; the rest is decided here."""
         self._config = config.storage
+        self._keep_issues = self._keep_issues if self._keep_issues is not None else config.storage.max_in_flight // 2
         self._thresholds.clear()
         lowest_ms = min([self._config.warning_ms, *(self._config.thresholds_of(p)[0] for p in self._config.devices)])
-        return {"slow_ns": max(1, int(lowest_ms * _NS_PER_MS))}
+        return {"slow_ns": max(1, int(lowest_ms * _NS_PER_MS)), "keep_issues": self._keep_issues}
 
     def decode(self, records: Iterable[bytes]) -> list[Anomaly]:
         """The anomalies in a batch of records, in the order of the completions."""

@@ -296,6 +296,30 @@ def test_a_slow_disk_below_is_one_story(agent: RunningAgent, tmp_path: Path) -> 
         assert after - before == 1
 
 
+def test_an_error_below_is_one_story(agent: RunningAgent, tmp_path: Path) -> None:
+    """The lower disk has no room; the upper one fails because of it, and only the lower one is named."""
+    with (
+        tmpfs(tmp_path / "floors", "48m") as folder,
+        loop(folder / "0", 128 * MIB) as lower,
+        ext4(lower, tmp_path / "mount") as mount,
+        loop(mount / "1", 64 * MIB, "--direct-io=on") as upper,
+        direct(upper, 64 * KIB) as file,
+    ):
+        run("sync", "-f", mount)
+        fill(folder)
+        failed = 0
+        for index in range(512):
+            try:
+                file.write(index * 64 * KIB)
+            except OSError:
+                failed += 1
+            if failed == 7:
+                break
+        assert failed == 7
+        wait_for(lambda: counted(of_device(agent, lower), "io_error") >= failed, _WITHIN_S)
+        expect(agent, upper, io_error=0)
+
+
 def test_the_v1_block_cgroup_is_named_beside_the_v2_one(agent: RunningAgent, full: Loop, cgroup: ScratchCgroup) -> None:
     """Where blkio is a v1 hierarchy, its id is given too, and the issuer in it gives the v2 id."""
     blkio = mount_point("cgroup", "blkio")

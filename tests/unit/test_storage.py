@@ -160,7 +160,8 @@ def test_patterns() -> None:
     devices = {"sdb*": DiskConfig(warning_ms=500, critical_ms=900), "sd*": DiskConfig(warning_ms=5)}
     observer = make_observer(devices=devices, ignore_devices=("ram*",))
     assert observer.configure(Config(storage=StorageConfig(devices=devices, ignore_devices=("ram*",)))) == {
-        "slow_ns": 5 * MS
+        "slow_ns": 5 * MS,
+        "keep_issues": 4096,
     }
     records = [
         request_of(6),
