@@ -68,8 +68,8 @@ class Outcome(msgspec.Struct):
 def attach(
     objects: Mapping[str, Path],
     ring_bytes: int,
-    tables: Mapping[str, dict[str, int]] | None = None,
     interpreter: str = sys.executable,
+    tables: Mapping[str, dict[str, int]] | None = None,
 ) -> Outcome:
     """Load and attach the objects in a child process. Raises LoaderError when nothing could be loaded at all.
 

@@ -13,7 +13,7 @@ from tapio.anomalies import IO_ERROR, LATENCY_SPIKE, Anomaly, Severity
 from tapio.config import Config, StorageConfig
 from tapio.kernel.channel import Loaded
 from tapio.kernel.layout import make_decoder
-from tapio.observers.base import Observer, Settings, comm_text
+from tapio.observers.base import Observer, RecentMap, Settings, comm_text
 from tapio.observers.storage_blame import BLAME_FIELDS, Blame
 from tapio.observers.storage_stack import Disk, Span, Stacks, SysfsDisks
 
@@ -42,14 +42,14 @@ class StorageObserver(Observer):
         self._stacks = Stacks(SysfsDisks(sys_root))
         self._config = StorageConfig()
         self._keep_issues: int | None = None  # the table keeps the size it was made with
-        self._thresholds: dict[str, tuple[float, float]] = {}
+        self._thresholds: RecentMap[str, tuple[float, float]] = RecentMap(256)
         self.suppressed = dict.fromkeys(("below_threshold", "ignored_device", "stacked", "undecodable"), 0)
 
     def configure(self, config: Config) -> Settings:
         """The kernel passes on what the lowest threshold of any disk lets through; the rest is decided here."""
         self._config = config.storage
         self._keep_issues = self._keep_issues if self._keep_issues is not None else config.storage.max_in_flight // 2
-        self._thresholds.clear()
+        self._thresholds = RecentMap(256)
         lowest_ms = min([self._config.warning_ms, *(self._config.thresholds_of(p)[0] for p in self._config.devices)])
         return {"slow_ns": max(1, int(lowest_ms * _NS_PER_MS)), "keep_issues": self._keep_issues}
 
@@ -99,12 +99,13 @@ class StorageObserver(Observer):
 
     def _thresholds_of(self, device: str) -> tuple[float, float]:
         """Warning and critical of a disk in milliseconds, by the first pattern that fits."""
-        if device not in self._thresholds:
-            patterns = (p for p in self._config.devices if fnmatch.fnmatchcase(device, p))
-            pattern = next(patterns, None)
+        known = self._thresholds.get(device)
+        if known is None:
+            pattern = next((p for p in self._config.devices if fnmatch.fnmatchcase(device, p)), None)
             common = self._config.warning_ms, self._config.critical_ms
-            self._thresholds[device] = common if pattern is None else self._config.thresholds_of(pattern)
-        return self._thresholds[device]
+            known = common if pattern is None else self._config.thresholds_of(pattern)
+            self._thresholds[device] = known
+        return known
 
     def _data(self, record: Any, device: str) -> dict[str, Any]:
         data: dict[str, Any] = {"device": device, "dev_major": record.major, "dev_minor": record.minor}
