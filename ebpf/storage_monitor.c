@@ -142,7 +142,7 @@ struct completion {
 
 static __always_inline void report(struct completion *done, struct hook_counters *counters)
 {
-	struct reservation r = reserve(sizeof(struct request_record), counters);
+	struct reservation r = reserve(sizeof(struct request_record), counters, done->failed ? URGENT : ORDINARY);
 	struct request_record *record = r.record;
 	struct gendisk *disk = done->disk;
 	struct issue *issue = done->issue;

@@ -90,12 +90,14 @@ class StorageObserver(Observer):
             self.suppressed["stacked"] += 1
             return None
         data = self._data(record, device)
+        key = device, data["operation"], data.get("errno", data.get("block_status"))
         if record.failed:
-            return Anomaly(IO_ERROR, record.boot_ns, _error_message(data, record.status), data, IO_ERROR.severity)
+            message = _error_message(data, record.status)
+            return Anomaly(IO_ERROR, record.boot_ns, message, data, IO_ERROR.severity, key)
         severity: Severity = "critical" if latency_ns >= critical_ms * _NS_PER_MS else "warning"
         data["threshold_ms"] = critical_ms if severity == "critical" else warning_ms
         message = f"I/O latency spike on {device}: {data['operation']} took {data['latency_ms']:.1f} ms"
-        return Anomaly(LATENCY_SPIKE, record.boot_ns, message, data, severity)
+        return Anomaly(LATENCY_SPIKE, record.boot_ns, message, data, severity, key)
 
     def _thresholds_of(self, device: str) -> tuple[float, float]:
         """Warning and critical of a disk in milliseconds, by the first pattern that fits."""
