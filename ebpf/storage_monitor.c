@@ -17,7 +17,7 @@ const volatile bool issue_passes_queue = false; /* until 5.11, and not in distri
 struct settings {
 	__u64 slow_ns;	   /* the lowest threshold of any disk */
 	__u64 keep_issues; /* how many entries of `in_flight` may stay when their request is done */
-} settings SEC(".data");
+} settings SEC(".data") = {.slow_ns = 50 * 1000 * 1000}; /* until the agent has written its own */
 
 DEFINE_COUNTERS(block_rq_issue);
 DEFINE_COUNTERS(block_rq_complete);

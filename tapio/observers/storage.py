@@ -7,7 +7,7 @@ import fnmatch
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tapio.anomalies import IO_ERROR, LATENCY_SPIKE, Anomaly, Severity
 from tapio.config import Config, StorageConfig
@@ -28,6 +28,15 @@ _FIELDS = (
 )
 
 
+class _Rules(NamedTuple):
+    """What the settings say of one disk."""
+
+    device: str
+    ignored: bool
+    warning_ns: int
+    critical_ns: int
+
+
 class StorageObserver(Observer):
     """One anomaly for each request that failed or was slow, on the lowest disk that was."""
 
@@ -42,14 +51,14 @@ class StorageObserver(Observer):
         self._stacks = Stacks(SysfsDisks(sys_root))
         self._config = StorageConfig()
         self._keep_issues: int | None = None  # the table keeps the size it was made with
-        self._thresholds: RecentMap[str, tuple[float, float]] = RecentMap(256)
+        self._rules: RecentMap[bytes, _Rules] = RecentMap(256)
         self.suppressed = dict.fromkeys(("below_threshold", "ignored_device", "stacked", "undecodable"), 0)
 
     def configure(self, config: Config) -> Settings:
         """The kernel passes on what the lowest threshold of any disk lets through; the rest is decided here."""
         self._config = config.storage
         self._keep_issues = self._keep_issues if self._keep_issues is not None else config.storage.max_in_flight // 2
-        self._thresholds = RecentMap(256)
+        self._rules = RecentMap(256)
         lowest_ms = min([self._config.warning_ms, *(self._config.thresholds_of(p)[0] for p in self._config.devices)])
         return {"slow_ns": max(1, int(lowest_ms * _NS_PER_MS)), "keep_issues": self._keep_issues}
 
@@ -73,41 +82,44 @@ class StorageObserver(Observer):
         return []
 
     def _request(self, record: Any) -> Anomaly | None:
-        device = comm_text(record.device)
-        if self._config.ignores(device):
+        rules = self._rules.get(record.device) or self._make_rules(record.device)
+        if rules.ignored:
             self.suppressed["ignored_device"] += 1
             return None
-        warning_ms, critical_ms = self._thresholds_of(device)
         latency_ns = record.latency_ns if record.facts & self._issue_seen else 0
-        if not record.failed and latency_ns < warning_ms * _NS_PER_MS:
+        failed = bool(record.failed)
+        if not failed and latency_ns < rules.warning_ns:
             self.suppressed["below_threshold"] += 1
             return None
         disk, lower = Disk(record.major, record.minor), Disk(record.lower_major, record.lower_minor)
         span = Span(record.boot_ns - latency_ns, record.boot_ns)
-        stacked = self._stacks.explain(disk, lower, span, bool(record.failed), int(warning_ms * _NS_PER_MS))
-        self._stacks.report(disk, span, bool(record.failed))
+        stacked = self._stacks.explain(disk, lower, span, failed, rules.warning_ns)
+        self._stacks.report(disk, span, failed)
         if stacked:
             self.suppressed["stacked"] += 1
             return None
-        data = self._data(record, device)
-        key = device, data["operation"], data.get("errno", data.get("block_status"))
-        if record.failed:
+        data = self._data(record, rules.device)
+        key = rules.device, data["operation"], data.get("errno", data.get("block_status"))
+        if failed:
             message = _error_message(data, record.status)
             return Anomaly(IO_ERROR, record.boot_ns, message, data, IO_ERROR.severity, key)
-        severity: Severity = "critical" if latency_ns >= critical_ms * _NS_PER_MS else "warning"
-        data["threshold_ms"] = critical_ms if severity == "critical" else warning_ms
-        message = f"I/O latency spike on {device}: {data['operation']} took {data['latency_ms']:.1f} ms"
+        critical = latency_ns >= rules.critical_ns
+        severity: Severity = "critical" if critical else "warning"
+        data["threshold_ms"] = (rules.critical_ns if critical else rules.warning_ns) / _NS_PER_MS
+        message = f"I/O latency spike on {rules.device}: {data['operation']} took {data['latency_ms']:.1f} ms"
         return Anomaly(LATENCY_SPIKE, record.boot_ns, message, data, severity, key)
 
-    def _thresholds_of(self, device: str) -> tuple[float, float]:
-        """Warning and critical of a disk in milliseconds, by the first pattern that fits."""
-        known = self._thresholds.get(device)
-        if known is None:
-            pattern = next((p for p in self._config.devices if fnmatch.fnmatchcase(device, p)), None)
-            common = self._config.warning_ms, self._config.critical_ms
-            known = common if pattern is None else self._config.thresholds_of(pattern)
-            self._thresholds[device] = known
-        return known
+    def _make_rules(self, name: bytes) -> _Rules:
+        """What the settings say of a disk; its thresholds are those of the first pattern that fits."""
+        device = comm_text(name)
+        pattern = next((p for p in self._config.devices if fnmatch.fnmatchcase(device, p)), None)
+        common = self._config.warning_ms, self._config.critical_ms
+        warning_ms, critical_ms = common if pattern is None else self._config.thresholds_of(pattern)
+        rules = _Rules(
+            device, self._config.ignores(device), round(warning_ms * _NS_PER_MS), round(critical_ms * _NS_PER_MS)
+        )
+        self._rules[name] = rules
+        return rules
 
     def _data(self, record: Any, device: str) -> dict[str, Any]:
         data: dict[str, Any] = {"device": device, "dev_major": record.major, "dev_minor": record.minor}

@@ -25,6 +25,9 @@ class Disk(NamedTuple):
     minor: int
 
 
+_NONE = Disk(0, 0)
+
+
 class Span(NamedTuple):
     """From issue to completion on the boot clock, in nanoseconds."""
 
@@ -76,6 +79,9 @@ class _History:
     def add(self, span: Span, failed: bool) -> None:
         if failed:
             self.failed_at_ns = max(self.failed_at_ns, span.end_ns)
+        if self.spans and self.spans[-1].start_ns <= span.start_ns <= self.spans[-1].end_ns <= span.end_ns:
+            self.spans[-1] = Span(self.spans[-1].start_ns, span.end_ns)  # as in every storm
+            return
         apart = [other for other in self.spans if other.end_ns < span.start_ns or other.start_ns > span.end_ns]
         joined = [other for other in self.spans if other not in apart] + [span]
         merged = Span(min(other.start_ns for other in joined), max(other.end_ns for other in joined))
@@ -100,7 +106,10 @@ class Stacks:
 
         Slow: without the time that it shares with reported requests below it would have been fast enough.
         """
-        below = [self._histories.get(floor) for floor in self._all_below(disk, lower)]
+        floors = self._all_below(disk, lower)
+        if not floors:
+            return False
+        below = [self._histories.get(floor) for floor in floors]
         histories = [history for history in below if history is not None]
         if failed:
             return any(history.failed_at_ns >= span.start_ns for history in histories)
@@ -109,7 +118,9 @@ class Stacks:
 
     def _all_below(self, disk: Disk, lower: Disk) -> set[Disk]:
         found: set[Disk] = set()
-        floor = {lower} - {Disk(0, 0)} | self._disks.below(disk)
+        floor = set(self._disks.below(disk))
+        if lower != _NONE:
+            floor.add(lower)
         for _ in range(_MAX_FLOORS):
             floor = floor - found - {disk}
             if not floor:
