@@ -21,6 +21,8 @@ struct settings {
 
 DEFINE_COUNTERS(block_rq_issue);
 DEFINE_COUNTERS(block_rq_complete);
+DEFINE_MISSES(block_rq_issue);
+DEFINE_MISSES(block_rq_complete);
 
 /* clang drops types that no global names. */
 const struct request_record *anchor_request_record __attribute__((unused));
@@ -81,14 +83,14 @@ static __always_inline void identify_issuer(struct issue *issue)
 	bpf_get_current_comm(&issue->comm, sizeof(issue->comm));
 }
 
-static __always_inline void remember(__u64 key, struct issue *issue, struct hook_counters *counters)
+static __always_inline void remember(__u64 key, struct issue *issue)
 {
 	struct issue *known = bpf_map_lookup_elem(&in_flight, &key);
 
 	if (known)
 		*known = *issue;
 	else if (bpf_map_update_elem(&in_flight, &key, issue, BPF_ANY))
-		counters->table_full++;
+		__sync_fetch_and_add(&block_rq_issue_misses.table_full, 1);
 	else
 		__sync_fetch_and_add(&issues_kept, 1);
 }
@@ -113,19 +115,18 @@ int block_rq_issue(__u64 *ctx)
 	struct request *rq;
 
 	counters->hits++;
+	counters->filtered++; /* it leaves when it completes, if at all */
 	if (issue_passes_queue)
 		rq = (struct request *)ctx[1];
 	else
 		rq = (struct request *)ctx[0];
-	if ((rq->cmd_flags & REQ_OP_MASK) >= REQ_OP_PASSTHROUGH) {
-		counters->filtered++;
+	if ((rq->cmd_flags & REQ_OP_MASK) >= REQ_OP_PASSTHROUGH)
 		return 0;
-	}
 	issue.sector = rq->__sector;
 	issue.bytes = rq->__data_len;
 	identify_issuer(&issue);
 	issue.issue_ns = bpf_ktime_get_ns();
-	remember((__u64)rq, &issue, counters);
+	remember((__u64)rq, &issue);
 	return 0;
 }
 
@@ -211,7 +212,7 @@ int block_rq_complete(__u64 *ctx)
 	if (done.issue && done.rq->start_time_ns > done.issue->issue_ns)
 		done.issue = NULL;
 	if (!done.issue)
-		counters->unmatched++;
+		__sync_fetch_and_add(&block_rq_complete_misses.unmatched, 1);
 	else
 		done.latency_ns = now - done.issue->issue_ns;
 
@@ -223,7 +224,7 @@ int block_rq_complete(__u64 *ctx)
 	done.disk = disk_of(done.rq);
 	if (done.issue || done.failed)
 		count_request(done.disk, io_operation_of(operation), done.issue && last, done.latency_ns, done.failed,
-			      counters);
+			      &block_rq_complete_misses);
 	if (done.failed || slow)
 		report(&done, counters);
 	else

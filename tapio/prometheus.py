@@ -86,8 +86,8 @@ class AgentCollector(Collector):
                 submitted.add_metric([observer.name, hook.name], hook.submitted)
                 filtered.add_metric([observer.name, hook.name], hook.filtered)
                 unreadable.add_metric([observer.name, hook.name], hook.unreadable)
-                missed.add_metric([observer.name, hook.name, "table_full"], hook.table_full)
-                missed.add_metric([observer.name, hook.name, "unmatched"], hook.unmatched)
+                for reason, count in hook.missed.items():
+                    missed.add_metric([observer.name, hook.name, reason], count)
                 runtime.add_metric([hook.name], hook.run_ns / 1e9)
         yield from (hits, submitted, filtered, unreadable, missed, runtime)
 

@@ -56,8 +56,7 @@ class Source:
                     lost=counts["lost"] + program.missed,
                     filtered=counts["filtered"],
                     unreadable=counts["unreadable"],
-                    table_full=counts["table_full"],
-                    unmatched=counts["unmatched"],
+                    missed=self._counters.missed(hook.name),
                     run_ns=program.run_ns,
                 )
             )

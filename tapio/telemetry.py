@@ -31,8 +31,7 @@ class Hook(msgspec.Struct, frozen=True):
     lost: int = 0
     filtered: int = 0
     unreadable: int = 0
-    table_full: int = 0
-    unmatched: int = 0
+    missed: dict[str, int] = {}  # by reason: what could not be put together with an earlier or later event
     run_ns: int = 0
 
 

@@ -100,7 +100,7 @@ static __always_inline __u32 latency_bucket(__u64 latency_ns)
 }
 
 static __always_inline void count_request(struct gendisk *disk, enum io_operation operation, bool timed,
-					  __u64 latency_ns, bool failed, struct hook_counters *counters)
+					  __u64 latency_ns, bool failed, struct hook_misses *misses)
 {
 	__u64 number = (__u64)disk->major << 32 | (__u32)disk->first_minor;
 	struct disk_io *row = &disks[first_row(number)];
@@ -109,7 +109,7 @@ static __always_inline void count_request(struct gendisk *disk, enum io_operatio
 	if (row->disk != number || row->instance != disk_instance(disk))
 		row = search_row(disk, number);
 	if (!row) {
-		counters->table_full++;
+		__sync_fetch_and_add(&misses->disk_table_full, 1);
 		return;
 	}
 	bucket = operation * LATENCY_BUCKETS + latency_bucket(latency_ns);

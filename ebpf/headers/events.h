@@ -30,9 +30,14 @@ struct hook_counters {
 	__u64 lost;	  /* no room in the ring */
 	__u64 filtered;	  /* not an anomaly, or ignored by the settings */
 	__u64 unreadable; /* the kernel did not show what a record needs */
-	__u64 table_full; /* no room in a table that a later event needs */
-	__u64 unmatched;  /* the earlier event that this one belongs to was not seen */
-	__u64 spare[1];	  /* a cache line per CPU */
+	__u64 spare[3];	  /* a cache line per CPU */
+};
+
+/* In .bss as `<hook>_misses`, for hooks that have such: seldom, so all CPUs share them and add atomically. */
+struct hook_misses {
+	__u64 table_full;      /* no room in a table that a later event needs */
+	__u64 unmatched;       /* the earlier event that this one belongs to was not seen */
+	__u64 disk_table_full; /* no room among the disks that have counters of their own */
 };
 
 /* Who a task is. Ids of the initial pid namespace. */

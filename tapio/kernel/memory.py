@@ -49,6 +49,10 @@ class Section:
             raise ObjectError(f"mapping {name}: the object has no such global: rebuild it with 'make setup'")
         return variable, variable.layout
 
+    def has(self, name: str) -> bool:
+        """Whether the section holds a global of this name."""
+        return name in self._variables
+
     def sums(self, name: str, rows: int) -> dict[str, int]:
         """Each field of the first `rows` elements of the array `name`, added up."""
         variable, layout = self._variable(name)
@@ -97,10 +101,14 @@ class HookCounters:
         """For each hook: hits, submitted, lost, filtered, unreadable since the start of the agent."""
         return {hook: self.section.sums(f"{hook}_counters", self._cpus) for hook in self._hooks}
 
+    def missed(self, hook: str) -> dict[str, int]:
+        """What the hook could not put together with another event, by reason; nothing for most hooks."""
+        return self.section.sums(f"{hook}_misses", 1) if self.section.has(f"{hook}_misses") else {}
+
     def check(self) -> None:
         """ObjectError when a hook has no counters, or not those that the agent reads."""
         for hook, counts in self.read().items():
-            missing = {"hits", "submitted", "lost", "filtered", "unreadable", "table_full", "unmatched"} - counts.keys()
+            missing = {"hits", "submitted", "lost", "filtered", "unreadable"} - counts.keys()
             if missing:
                 raise ObjectError(f"reading {hook}_counters: the object lacks {', '.join(sorted(missing))}: rebuild it")
 
