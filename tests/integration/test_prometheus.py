@@ -64,7 +64,7 @@ def test_prometheus_answers_queries(tmp_path: Path) -> None:
                 assert total >= 101
                 assert query("increase(tapio_events_total[1m])") >= 90  # Prometheus extrapolates
                 assert query("rate(tapio_kernel_events_total[1m])") > 0
-                assert query("tapio_observer_up") == 1
+                assert query("min(tapio_observer_up)") == 1
                 assert query('tapio_lost_events_total{observer="container"}') == 0
             finally:
                 prometheus.terminate()
