@@ -122,7 +122,7 @@ class Agent:
         """Attach every observer; returns the reasons of those that are off."""
         folder = self._config.find_ebpf_dir()
         objects: dict[str, Path] = {name: folder / f"{name}_monitor.o" for name in self._config.observers}
-        outcome = attach.attach(objects, self._config.kernel.ring_kib * 1024)
+        outcome = attach.attach(objects, self._config.kernel.ring_kib * 1024, tables=self._config.tables())
         if not outcome.attached:
             raise KernelError("; ".join(dict.fromkeys(outcome.failed.values())))
         for name, reason in outcome.failed.items():
@@ -259,6 +259,8 @@ class Agent:
         restart = [key for key in ("sinks", "observers", "data_dir", "ebpf_dir", "metrics_address", "user", "kernel",
                                 "otlp", "polku")
                    if getattr(config, key) != getattr(self._config, key)]  # fmt: skip
+        if config.tables() != self._config.tables():
+            restart.append("storage.max_in_flight")
         log.info("configuration reloaded%s", f"; needs a restart: {', '.join(restart)}" if restart else "")
 
     def _stop(self, telemetry: Telemetry, sinks: MultiSink, deadline: float) -> None:

@@ -79,7 +79,7 @@ def check(config: Config, *, named: bool) -> int:
     """Print what works here: 0 when every observer works, or any if none was named."""
     folder = config.find_ebpf_dir()
     objects: dict[str, Path] = {name: folder / f"{name}_monitor.o" for name in config.observers}
-    outcome = attach.attach(objects, config.kernel.ring_kib * 1024)
+    outcome = attach.attach(objects, config.kernel.ring_kib * 1024, tables=config.tables())
     rows = [("OBSERVER", "HOOK", "STATE", "REASON")]
     for attachment in list(outcome.attached):
         try:

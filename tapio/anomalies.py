@@ -55,6 +55,8 @@ RTT_DEGRADATION = CATALOGUE["kernel.network.rtt_degradation"]
 RST_STORM = CATALOGUE["kernel.network.rst_storm"]
 OOM_KILL = CATALOGUE["kernel.container.oom_kill"]
 ABNORMAL_EXIT = CATALOGUE["kernel.container.abnormal_exit"]
+IO_ERROR = CATALOGUE["kernel.storage.io_error"]
+LATENCY_SPIKE = CATALOGUE["kernel.storage.latency_spike"]
 
 
 class Anomaly(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import ipaddress
 import os
 import re
@@ -22,7 +23,7 @@ DOCUMENTED = Path(__file__).with_name("tapio.toml")
 INSTALLED_EBPF_DIR = Path("/opt/tapio/ebpf")
 CHECKOUT_EBPF_DIR = Path(__file__).resolve().parent.parent / "ebpf" / "build"
 
-ObserverName = Literal["network", "container"]
+ObserverName = Literal["network", "container", "storage"]
 SinkName = Literal["stdout", "file", "otlp", "grafana", "polku"]
 _ExitCode = Annotated[int, msgspec.Meta(ge=0, le=255)]
 _FlushTime = Annotated[float, msgspec.Meta(ge=0, le=60)]
@@ -84,6 +85,43 @@ class ContainerConfig(_Section, frozen=True):
                 raise ValueError(f"{pattern!r} can match no name: the kernel keeps {_COMM_MAX} characters of a name")
 
 
+class DiskConfig(_Section, frozen=True):
+    """Thresholds of the disks whose names match a pattern; what is not set is as for every disk."""
+
+    warning_ms: Annotated[float, msgspec.Meta(gt=0, le=_MAX)] | None = None
+    critical_ms: Annotated[float, msgspec.Meta(gt=0, le=_MAX)] | None = None
+
+
+class StorageConfig(_Section, frozen=True):
+    """What the storage observer reports."""
+
+    warning_ms: Annotated[float, msgspec.Meta(gt=0, le=_MAX)] = 50
+    critical_ms: Annotated[float, msgspec.Meta(gt=0, le=_MAX)] = 200
+    ignore_devices: tuple[str, ...] = ("zram*", "ram*")
+    max_in_flight: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)] = 8192
+    devices: dict[str, DiskConfig] = {}
+
+    def __post_init__(self) -> None:
+        if self.warning_ms > self.critical_ms:
+            raise ValueError("critical_ms is below warning_ms")
+        for pattern in self.devices:
+            warning_ms, critical_ms = self.thresholds_of(pattern)
+            if warning_ms > critical_ms:
+                raise ValueError(f'critical_ms is below warning_ms for devices."{pattern}"')
+
+    def ignores(self, device: str) -> bool:
+        """Whether this disk is not watched."""
+        return any(fnmatch.fnmatchcase(device, pattern) for pattern in self.ignore_devices)
+
+    def thresholds_of(self, pattern: str) -> tuple[float, float]:
+        """Warning and critical for the disks of this pattern, in milliseconds."""
+        disk = self.devices[pattern]
+        return (
+            self.warning_ms if disk.warning_ms is None else disk.warning_ms,
+            self.critical_ms if disk.critical_ms is None else disk.critical_ms,
+        )
+
+
 class FileConfig(_Section, frozen=True):
     """How long occurrence files are kept."""
 
@@ -124,7 +162,7 @@ class Config(_Section, frozen=True):
     """Everything that can be set."""
 
     sinks: Annotated[tuple[SinkName, ...], msgspec.Meta(min_length=1)] = ("stdout",)
-    observers: Annotated[tuple[ObserverName, ...], msgspec.Meta(min_length=1)] = ("network", "container")
+    observers: Annotated[tuple[ObserverName, ...], msgspec.Meta(min_length=1)] = ("network", "container", "storage")
     data_dir: Annotated[_Path, msgspec.Meta(min_length=1)] = ".tapio/occurrences"
     ebpf_dir: _Path = ""
     metrics_address: str = "127.0.0.1:9464"
@@ -132,6 +170,7 @@ class Config(_Section, frozen=True):
     kernel: KernelConfig = KernelConfig()
     network: NetworkConfig = NetworkConfig()
     container: ContainerConfig = ContainerConfig()
+    storage: StorageConfig = StorageConfig()
     file: FileConfig = FileConfig()
     episodes: EpisodesConfig = EpisodesConfig()
     otlp: OtlpConfig = OtlpConfig()
@@ -142,6 +181,10 @@ class Config(_Section, frozen=True):
         if self.ebpf_dir:
             return Path(self.ebpf_dir)
         return INSTALLED_EBPF_DIR if INSTALLED_EBPF_DIR.is_dir() else CHECKOUT_EBPF_DIR
+
+    def tables(self) -> dict[str, dict[str, int]]:
+        """How many entries tables of the kernel side hold, by observer and map."""
+        return {"storage": {"in_flight": self.storage.max_in_flight}}
 
     def metrics_endpoint(self) -> tuple[str, int] | None:
         """Host and port of /metrics, None when it is off; UsageError when the address makes no sense."""

@@ -140,6 +140,7 @@ _DATA: dict[str, _Check] = {
     "dev_major": _COUNT,
     "dev_minor": _COUNT,
     "operation": _text(),
+    "sector": _COUNT,
     "bytes": _COUNT,
     "latency_ms": _number,
 }

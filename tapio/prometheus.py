@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
 from tapio import __version__
 from tapio.anomalies import CATALOGUE
-from tapio.telemetry import Hook, ObserverTelemetry, Telemetry
+from tapio.telemetry import DISK_LATENCY_BOUNDS_S, Hook, ObserverTelemetry, Telemetry
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+_DISK_BOUNDS = [*map(str, DISK_LATENCY_BOUNDS_S), "+Inf"]
 
 
 class AgentCollector(Collector):
@@ -30,6 +32,7 @@ class AgentCollector(Collector):
         observers = [(observer, observer.read_hooks()) for observer in self._telemetry.observers.values()]
         yield from self._observers(observers)
         yield from self._hooks(observers)
+        yield from self._disks()
         yield from self._occurrences()
 
     @staticmethod
@@ -72,6 +75,12 @@ class AgentCollector(Collector):
         limited = CounterMetricFamily(
             "tapio_kernel_limited", "Samples left out to keep within the node's rate.", labels=labels
         )
+        labels = [*labels, "reason"]
+        missed = CounterMetricFamily(
+            "tapio_kernel_missed",
+            "Events that the kernel side could not put together with an earlier one.",
+            labels=labels,
+        )
         runtime = CounterMetricFamily(
             "tapio_bpf_run_seconds",
             "Run time of a program; 0 unless kernel.bpf_stats_enabled is set.",
@@ -85,8 +94,24 @@ class AgentCollector(Collector):
                 unreadable.add_metric([observer.name, hook.name], hook.unreadable)
                 overwritten.add_metric([observer.name, hook.name], hook.overwritten)
                 limited.add_metric([observer.name, hook.name], hook.limited)
+                for reason, count in hook.missed.items():
+                    missed.add_metric([observer.name, hook.name, reason], count)
                 runtime.add_metric([hook.name], hook.run_ns / 1e9)
-        yield from (hits, submitted, filtered, unreadable, overwritten, limited, runtime)
+        yield from (hits, submitted, filtered, unreadable, overwritten, limited, missed, runtime)
+
+    def _disks(self) -> Iterator[Metric]:
+        labels = ["device", "operation"]
+        latency = HistogramMetricFamily(
+            "tapio_disk_latency_seconds", "Block requests by their time from issue to completion.", labels=labels
+        )
+        errors = CounterMetricFamily("tapio_disk_errors", "Block requests that failed.", labels=labels)
+        for observer in self._telemetry.observers.values():
+            for disk in observer.read_disks():
+                counts = itertools.accumulate(disk.latency)
+                buckets = list(zip(_DISK_BOUNDS, counts, strict=True))
+                latency.add_metric([disk.device, disk.operation], buckets, disk.sum_ns / 1e9)
+                errors.add_metric([disk.device, disk.operation], disk.errors)
+        yield from (latency, errors)
 
     def _occurrences(self) -> Iterator[Metric]:
         labels = ["anomaly_type", "severity"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from tapio.config import Config
+from tapio.disks import disk_io
 from tapio.kernel import memory
 from tapio.kernel.attach import Attachment
 from tapio.kernel.programs import Program, ProgramInfo
 from tapio.kernel.ringbuf import RingBuffer
 from tapio.observers import OBSERVERS
-from tapio.telemetry import Hook, ObserverTelemetry
+from tapio.telemetry import DiskIo, Hook, ObserverTelemetry
 
 
 class Source:
@@ -29,10 +30,13 @@ class Source:
         self._settings = memory.Section(attachment, ".data", writable=True)
         self.telemetry = ObserverTelemetry(attachment.observer, read_hooks=self.hooks)
         self.telemetry.suppressed = self.observer.suppressed
+        if "disks" in attachment.loaded.variables:
+            self.telemetry.read_disks = self.disks
         self.configure(config)
 
     def configure(self, config: Config) -> None:
         """Put thresholds in force, here and in the kernel."""
+        self._config = config
         self._settings.write("settings", self.observer.configure(config))
 
     def hooks(self) -> list[Hook]:
@@ -54,10 +58,16 @@ class Source:
                     unreadable=counts["unreadable"],
                     overwritten=counts["overwritten"],
                     limited=counts["limited"],
+                    missed=self._counters.missed(hook.name),
                     run_ns=program.run_ns,
                 )
             )
         return found
+
+    def disks(self) -> list[DiskIo]:
+        """What each disk did, without those that the settings ignore."""
+        found = disk_io(self._counters.section.rows("disks"))
+        return [disk for disk in found if not self._config.storage.ignores(disk.device)]
 
     def close(self) -> None:
         """Detach, and let go of everything."""

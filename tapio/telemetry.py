@@ -33,7 +33,22 @@ class Hook(msgspec.Struct, frozen=True):
     unreadable: int = 0
     overwritten: int = 0
     limited: int = 0
+    missed: dict[str, int] = {}  # by reason: what could not be put together with an earlier or later event
     run_ns: int = 0
+
+
+class DiskIo(msgspec.Struct, frozen=True):
+    """What one disk did since the start, by operation: `latency` counts requests by `DISK_LATENCY_BOUNDS_S`."""
+
+    device: str
+    operation: str
+    latency: tuple[int, ...]  # one more than there are bounds: the last counts what is above all
+    sum_ns: int
+    errors: int
+
+
+# The upper bounds in seconds: powers of two of a microsecond, as ebpf/headers/disks.h sorts.
+DISK_LATENCY_BOUNDS_S = tuple((2 << index) / 1e6 for index in range(24))
 
 
 class ObserverTelemetry:
@@ -43,6 +58,7 @@ class ObserverTelemetry:
         self.name = name
         self.reason = reason
         self.read_hooks = read_hooks
+        self.read_disks: Callable[[], list[DiskIo]] = list
         self.events = 0
         self.anomalies: Counter[str] = Counter()
         self.unattributed = 0

@@ -21,6 +21,7 @@ enum record_kind {
 	RECORD_RESET = 11,
 	RECORD_RETRANSMIT = 12,
 	RECORD_RTT = 13,
+	RECORD_REQUEST = 20,
 };
 
 /*
@@ -36,6 +37,13 @@ struct hook_counters {
 	__u64 overwritten; /* what was remembered for a later event gave way to something newer */
 	__u64 limited;	   /* not passed on, to keep within a rate */
 	__u64 scratch;	   /* of the program that owns the row */
+};
+
+/* In .bss as `<hook>_misses`, for hooks that have such: seldom, so all CPUs share them and add atomically. */
+struct hook_misses {
+	__u64 table_full;      /* no room in a table that a later event needs */
+	__u64 unmatched;       /* the earlier event that this one belongs to was not seen */
+	__u64 disk_table_full; /* no room among the disks that have counters of their own */
 };
 
 /* Who a task is. Ids of the initial pid namespace. */
@@ -147,6 +155,66 @@ struct rtt_record {
 	struct socket_identity socket;
 	__u32 rtt_us;	   /* the latest */
 	__u32 ack_delayed; /* 1: the peer may have delayed the ACK of the latest */
+};
+
+#define DISK_NAME_LEN 32
+#define MAX_DISKS 64 /* with counters of their own; a power of two */
+#define IO_OPERATIONS 5
+#define LATENCY_BUCKETS 25 /* 2 us, 4 us, ... 16.8 s, and everything above */
+#define DISK_LATENCY_VALUES (IO_OPERATIONS * LATENCY_BUCKETS)
+
+/* The operations that are told apart, as a row of `disk_io` has them. */
+enum io_operation {
+	IO_READ = 0,
+	IO_WRITE = 1,
+	IO_FLUSH = 2,
+	IO_DISCARD = 3,
+	IO_OTHER = 4,
+};
+
+/* What one disk did so far. Written with atomic additions: several CPUs complete a disk's requests. */
+struct disk_io {
+	__u64 disk;	/* major << 32 | minor; 0: a free row */
+	__u64 instance; /* of the disk that was seen last under this number and name */
+	char name[DISK_NAME_LEN];
+	__u64 latency[DISK_LATENCY_VALUES]; /* requests, by operation and bucket */
+	__u64 sum_ns[IO_OPERATIONS];	    /* issue to completion */
+	__u64 errors[IO_OPERATIONS];
+};
+
+/* What is known of a request; a bit each. */
+enum request_facts {
+	REQUEST_ISSUE_SEEN = 1,	   /* latency_ns and the issuer's fields are valid */
+	REQUEST_HAS_BIO = 2,	   /* a flush has none */
+	REQUEST_BLKCG_KNOWN = 4,   /* bio_cgroup_id and bio_hierarchy are valid */
+	REQUEST_BLKCG_ROOT = 8,	   /* it is the root of its hierarchy */
+	REQUEST_ISSUER_BLKCG = 16, /* it is also the issuer's */
+	REQUEST_BY_KERNEL = 32,	   /* the issuer is a kernel thread */
+};
+
+/* A block request that failed or was slow. */
+struct request_record {
+	__u32 kind;
+	__u32 facts;	  /* enum request_facts */
+	__u64 boot_ns;	  /* of the completion */
+	__u64 latency_ns; /* issue to completion */
+	__u64 sector;
+	__u64 bio_cgroup_id;	/* the block cgroup of the request's first bio */
+	__u64 issuer_cgroup_id; /* cgroup v2; 0: unknown */
+	__u32 bio_hierarchy;	/* of bio_cgroup_id; 0: cgroup v2 */
+	__u32 bytes;
+	__u32 operation; /* REQ_OP_* */
+	__u32 failed;	 /* 0: slow, 1: failed */
+	__u32 error;	 /* Linux errno; 0: a status whose meaning is not known */
+	__u32 status;	 /* as the kernel passed it, made positive */
+	__u32 major;
+	__u32 minor;
+	__u32 lower_major; /* the device under it, where the kernel tells; 0: unknown or none */
+	__u32 lower_minor;
+	__u32 pid; /* the issuer's thread group */
+	__u32 pad;
+	char comm[COMM_LEN];
+	char device[DISK_NAME_LEN];
 };
 
 #endif

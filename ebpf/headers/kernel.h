@@ -47,6 +47,7 @@ struct bpf_pidns_info {
 	__u32 pid;
 	__u32 tgid;
 };
+enum { BPF_ANY = 0, BPF_NOEXIST = 1 };
 
 #define PF_KTHREAD 0x00200000 /* task_struct.flags: a kernel thread */
 #define SIGNAL_GROUP_EXIT 4   /* signal_struct.flags: group_exit_code holds the code of the whole process */
@@ -80,7 +81,7 @@ struct cgroup_subsys_state {
 	struct cgroup_subsys_state *parent;
 };
 
-enum cgroup_subsys_id { memory_cgrp_id = 4 };
+enum cgroup_subsys_id { memory_cgrp_id = 4, io_cgrp_id = 5 };
 
 struct css_set {
 	struct cgroup_subsys_state *subsys[1];
@@ -248,6 +249,73 @@ struct sk_buff {
 struct tcp_skb_cb { /* what TCP keeps in sk_buff.cb */
 	__u32 ack_seq;
 	__u16 tcp_gso_segs;
+};
+
+/* The block layer. */
+
+struct gendisk {
+	int major;
+	int first_minor;
+	char disk_name[32];
+	__u64 diskseq; /* since 5.15 (cf179948554a): another number for each disk, and for each attachment of a loop */
+	void *private_data;
+};
+
+struct request_queue {
+	struct gendisk *disk; /* since 5.15 (d152c682f03c) */
+};
+
+struct blkcg {
+	struct cgroup_subsys_state css;
+};
+
+struct blkcg_gq {
+	struct blkcg *blkcg;
+};
+
+struct bio {
+	struct blkcg_gq *bi_blkg; /* only with CONFIG_BLK_CGROUP */
+};
+
+struct request {
+	struct request_queue *q;
+	unsigned int cmd_flags;
+	unsigned int __data_len;
+	__u64 __sector;
+	struct bio *bio;
+	__u64 start_time_ns;
+};
+
+struct request___before_5_17 {
+	struct gendisk *rq_disk; /* until f3fa33acca9f */
+};
+
+struct block_device {
+	struct gendisk *bd_disk;
+};
+
+struct super_block {
+	struct block_device *s_bdev;
+};
+
+struct inode {
+	unsigned short i_mode;
+	unsigned int i_rdev;
+	struct super_block *i_sb;
+};
+
+struct file {
+	struct inode *f_inode;
+};
+
+struct loop_device { /* private to drivers/block/loop.c; absent while its module is not loaded */
+	struct file *lo_backing_file;
+};
+
+enum rqf_flags { __RQF_STARTED = 0 }; /* since 6.11 (5f89154e8e9e) */
+
+struct gendisk___since_6_10 {
+	void *zone_wplugs_hash; /* dd291d77cc90, with CONFIG_BLK_DEV_ZONED */
 };
 
 #pragma clang attribute pop

@@ -34,6 +34,8 @@ struct {
 
 #define DEFINE_COUNTERS(hook) struct hook_counters hook##_counters[MAX_CPUS] SEC(".bss")
 
+#define DEFINE_MISSES(hook) struct hook_misses hook##_misses SEC(".bss")
+
 static __always_inline struct hook_counters *counters_of(struct hook_counters *rows)
 {
 	return &rows[bpf_get_smp_processor_id() & (MAX_CPUS - 1)];

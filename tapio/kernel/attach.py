@@ -65,9 +65,17 @@ class Outcome(msgspec.Struct):
     failed: dict[str, str]
 
 
-def attach(objects: Mapping[str, Path], ring_bytes: int, interpreter: str = sys.executable) -> Outcome:
-    """Load and attach the objects in a child process. Raises LoaderError when nothing could be loaded at all."""
-    request = Request({name: str(path) for name, path in objects.items()}, ring_bytes)
+def attach(
+    objects: Mapping[str, Path],
+    ring_bytes: int,
+    interpreter: str = sys.executable,
+    tables: Mapping[str, dict[str, int]] | None = None,
+) -> Outcome:
+    """Load and attach the objects in a child process. Raises LoaderError when nothing could be loaded at all.
+
+    `tables` gives the number of entries of maps that shall not be as compiled, by observer and map.
+    """
+    request = Request({name: str(path) for name, path in objects.items()}, ring_bytes, dict(tables or {}))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(_TIMEOUT_S)
     outcome = Outcome([], {})

@@ -21,10 +21,11 @@ _Value = TypeVar("_Value")
 
 
 class Request(msgspec.Struct, frozen=True):
-    """What to load: observers and their object files, and how large each ring is."""
+    """What to load: observers and their object files, how large each ring is, and tables that are not as compiled."""
 
     objects: dict[str, str]
     ring_bytes: int
+    tables: dict[str, dict[str, int]] = {}  # observer → map → entries
 
 
 class Hook(msgspec.Struct, frozen=True):

@@ -29,6 +29,8 @@ _FEATURES: dict[str, tuple[str, _Test]] = {
     "mark_victim_passes_task": ("mark_victim", lambda kinds: bool(kinds) and kinds[0] == PTR),
     # 6.17 appends `int err` and reports failed attempts too.
     "retransmit_passes_error": ("tcp_retransmit_skb", lambda kinds: len(kinds) >= 3),
+    # `struct request_queue *q, struct request *rq` until 5.11, then `struct request *rq`.
+    "issue_passes_queue": ("block_rq_issue", lambda kinds: len(kinds) >= 2),
 }
 
 

@@ -12,6 +12,7 @@ import platform
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -71,8 +72,8 @@ class LoadedObject:
         }
         self._features: dict[str, bool] = {}
 
-    def configure(self, kernel: Btf, ring_bytes: int) -> None:
-        """Check what the object was built for, set its read-only globals and the size of its ring."""
+    def configure(self, kernel: Btf, ring_bytes: int, tables: Mapping[str, int]) -> None:
+        """Check what the object was built for, set its read-only globals and the sizes of its ring and tables."""
         architecture = self._global("target_arch").rstrip(b"\0").decode(errors="replace")
         if architecture != platform.machine():
             raise ObjectError(
@@ -84,9 +85,10 @@ class LoadedObject:
         self._features = features.detect(list(self._variables), kernel)
         for name, value in self._features.items():
             self._global(name, bytes([value]))
-        self._libbpf.number(
-            "bpf_map__set_max_entries", self._map(_RING), ring_bytes, doing=f"sizing the ring of {self._path}"
-        )
+        for name, entries in {_RING: ring_bytes, **tables}.items():
+            self._libbpf.number(
+                "bpf_map__set_max_entries", self._map(name), entries, doing=f"sizing {name} of {self._path}"
+            )
         self._global("ring_quarter_bytes", (ring_bytes // 4).to_bytes(4, sys.byteorder))
 
     def load(self) -> None:
@@ -186,7 +188,7 @@ def run(request: Request, answers: socket.socket) -> None:
     for observer, path in request.objects.items():
         try:
             item = LoadedObject(libbpf, observer, Path(path))
-            item.configure(kernel, request.ring_bytes)
+            item.configure(kernel, request.ring_bytes, request.tables.get(observer, {}))
             item.load()
             answer, descriptors = item.attach()
         except TapioError as error:

@@ -7,6 +7,7 @@ import mmap
 import platform
 import struct
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from tapio.errors import KernelError, ObjectError
 from tapio.kernel.attach import Attachment
@@ -48,6 +49,10 @@ class Section:
             raise ObjectError(f"mapping {name}: the object has no such global: rebuild it with 'make setup'")
         return variable, variable.layout
 
+    def has(self, name: str) -> bool:
+        """Whether the section holds a global of this name."""
+        return name in self._variables
+
     def sums(self, name: str, rows: int) -> dict[str, int]:
         """Each field of the first `rows` elements of the array `name`, added up."""
         variable, layout = self._variable(name)
@@ -58,6 +63,18 @@ class Section:
             for field in fields:
                 totals[field.name] += struct.unpack_from("=" + field_format(field), self._map, base + field.offset)[0]
         return totals
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """Each element of the array `name` as a dict of its fields; arrays are tuples, characters bytes."""
+        variable, layout = self._variable(name)
+        rows = []
+        for base in range(variable.offset, variable.offset + variable.size, layout.size):
+            row = {}
+            for field in layout.fields:
+                values = struct.unpack_from("=" + field_format(field), self._map, base + field.offset)
+                row[field.name] = values if field.count > 1 and field.kind != "c" else values[0]
+            rows.append(row)
+        return rows
 
     def write(self, name: str, values: Mapping[str, int | tuple[int, ...]]) -> None:
         """Set fields of the struct `name`; programs see them from their next run on."""
@@ -76,13 +93,17 @@ class HookCounters:
     """The per-CPU counters of each hook of an attachment, added up."""
 
     def __init__(self, attachment: Attachment) -> None:
-        self._section = Section(attachment, ".bss", writable=False)
+        self.section = Section(attachment, ".bss", writable=False)  # whole: mapping it twice would count twice
         self._cpus = attachment.loaded.cpus
         self._hooks = [hook.name for hook in attachment.hooks]
 
     def read(self) -> dict[str, dict[str, int]]:
         """For each hook: hits, submitted, lost, filtered, unreadable since the start of the agent."""
-        return {hook: self._section.sums(f"{hook}_counters", self._cpus) for hook in self._hooks}
+        return {hook: self.section.sums(f"{hook}_counters", self._cpus) for hook in self._hooks}
+
+    def missed(self, hook: str) -> dict[str, int]:
+        """What the hook could not put together with another event, by reason; nothing for most hooks."""
+        return self.section.sums(f"{hook}_misses", 1) if self.section.has(f"{hook}_misses") else {}
 
     def check(self) -> None:
         """ObjectError when a hook has no counters, or not those that the agent reads."""
@@ -93,4 +114,4 @@ class HookCounters:
 
     def close(self) -> None:
         """Unmap the counters."""
-        self._section.close()
+        self.section.close()

@@ -5,5 +5,10 @@ from __future__ import annotations
 from tapio.observers.base import Observer
 from tapio.observers.container import ContainerObserver
 from tapio.observers.network import NetworkObserver
+from tapio.observers.storage import StorageObserver
 
-OBSERVERS: dict[str, type[Observer]] = {"network": NetworkObserver, "container": ContainerObserver}
+OBSERVERS: dict[str, type[Observer]] = {
+    "network": NetworkObserver,
+    "container": ContainerObserver,
+    "storage": StorageObserver,
+}

@@ -50,3 +50,8 @@ def test_a_memory_controller_that_is_switched_off(tmp_path: Path, text: str | No
 
 def test_a_kernel_without_the_tracepoint_has_no_feature() -> None:
     assert detect(["mark_victim_passes_task"], Prototypes()) == {"mark_victim_passes_task": False}
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [([PTR, PTR], True), ([PTR], False)])  # 5.8; 5.11 and backports
+def test_the_issue_tracepoint_lost_its_queue(arguments: list[int], expected: bool) -> None:
+    assert detect(["issue_passes_queue"], Prototypes(block_rq_issue=arguments)) == {"issue_passes_queue": expected}

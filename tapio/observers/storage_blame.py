@@ -1,0 +1,54 @@
+"""Whose I/O a request is: by the block cgroup of its bio, and by the task that issued it.
+
+The bio names the right cgroup also for pages that a kernel worker writes back, but only in the hierarchy that owns
+block I/O, and only down to the level where that controller is enabled. The issuer names a cgroup of v2 exactly, but
+is not always whose I/O it is: a kernel worker, or another task that happened to run the queue. So the issuer counts
+where the bio confirms it, and nobody is named where the two say nothing certain.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tapio.kernel.channel import Loaded
+from tapio.observers.base import comm_text
+
+BLAME_FIELDS = ("bio_cgroup_id", "bio_hierarchy", "issuer_cgroup_id", "pid", "comm")
+
+
+class Blame:
+    """From what is known of a request to its cgroup and its process."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        def fact(name: str) -> int:
+            return loaded.enum(f"REQUEST_{name}")
+
+        self._issue_seen, self._by_kernel, self._has_bio = fact("ISSUE_SEEN"), fact("BY_KERNEL"), fact("HAS_BIO")
+        self._known, self._root, self._issuers = fact("BLKCG_KNOWN"), fact("BLKCG_ROOT"), fact("ISSUER_BLKCG")
+
+    def data(self, record: Any) -> dict[str, Any]:
+        """cgroup_id, cgroup_v1_id, attribution, pid and comm, as far as they are certain."""
+        facts = record.facts
+        known = bool(facts & self._known)
+        # Every kernel worker is in the root, and so is all that no controller was enabled for: it names nobody.
+        named = known and not facts & self._root
+        # Without block cgroups only the request itself speaks for its issuer; a flush serves many at once.
+        confirmed = bool(facts & self._issuers) if known else bool(facts & self._has_bio)
+        by_user = bool(facts & self._issue_seen) and not facts & self._by_kernel and confirmed
+        data: dict[str, Any] = {}
+        cgroup_id, attribution = 0, "none"
+        if named and record.bio_hierarchy:
+            data["cgroup_v1_id"] = record.bio_cgroup_id
+            data["cgroup_v1_hierarchy"] = record.bio_hierarchy
+            if by_user:
+                cgroup_id, attribution = record.issuer_cgroup_id, "bio"
+        elif named and (not by_user or record.issuer_cgroup_id == record.bio_cgroup_id):
+            cgroup_id, attribution = record.bio_cgroup_id, "bio"
+        elif by_user:
+            cgroup_id, attribution = record.issuer_cgroup_id, "task"
+        if cgroup_id:
+            data["cgroup_id"] = cgroup_id
+        data["attribution"] = attribution if cgroup_id else "none"
+        if by_user:
+            data |= {"pid": record.pid, "comm": comm_text(record.comm)}
+        return data

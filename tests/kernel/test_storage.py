@@ -1,0 +1,429 @@
+"""Real faults below real loop devices: the right disk, errno, operation, time and cgroup, and exact counts."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.cgroups import ScratchCgroup, mount_point
+from helpers.loops import MIB, Loop, ext4, frozen, loop, run, shut_down, tmpfs
+from helpers.running_agent import RunningAgent, running_agent, wait_for
+
+pytestmark = pytest.mark.kernel
+
+KIB = 1024
+_TIMED_WRITE = """
+import mmap, os, sys, time
+disk, buffer = os.open(sys.argv[1], os.O_RDWR | os.O_DIRECT), mmap.mmap(-1, 64 << 10)
+begun = time.monotonic()
+os.pwritev(disk, [buffer], 1 << 20)
+print((time.monotonic() - begun) * 1000)
+"""
+_WITHIN_S = 40  # what was folded leaves after 10 s
+
+
+def of_device(agent: RunningAgent, device: Loop) -> list[dict[str, Any]]:
+    """The occurrences of one disk: other tests use disks too, and earlier ones had the same name."""
+    return [
+        found
+        for found in agent.occurrences()
+        if found["data"].get("device") == device.name and found["data"]["timestamp_ns"] >= device.made_at_ns
+    ]
+
+
+def counted(found: list[dict[str, Any]], what: str) -> int:
+    """How many anomalies of a type the occurrences stand for."""
+    return sum(item["data"]["count"] for item in found if item["type"] == f"kernel.storage.{what}")
+
+
+def describe(found: list[dict[str, Any]]) -> str:
+    """What was found instead, in few words."""
+    return "; ".join(f"{item['error']['message']} x{item['data']['count']}" for item in found) or "nothing"
+
+
+def expect(agent: RunningAgent, device: Loop, **expected: int) -> list[dict[str, Any]]:
+    """The occurrences of the disk once they stand for what is expected, after time for one too many."""
+
+    def reached() -> bool:
+        found = of_device(agent, device)
+        return all(counted(found, what) >= number for what, number in expected.items())
+
+    wait_for(reached, _WITHIN_S, lambda: describe(of_device(agent, device)))
+    agent.settle()
+    found = of_device(agent, device)
+    assert {what: counted(found, what) for what in expected} == expected, describe(found)
+    return [item for item in found if item["type"].rsplit(".", 1)[1] in expected]
+
+
+class DirectFile:
+    """A disk that is read and written past the page cache: each call is one request."""
+
+    def __init__(self, device: Loop, size: int) -> None:
+        self._descriptor = os.open(device.path, os.O_RDWR | os.O_DIRECT)
+        self._buffer = mmap.mmap(-1, size)
+
+    def write(self, offset: int) -> None:
+        os.pwritev(self._descriptor, [self._buffer], offset)
+
+    def read(self, offset: int) -> None:
+        os.preadv(self._descriptor, [self._buffer], offset)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+        self._buffer.close()
+
+
+def fill(folder: Path) -> None:
+    """Leave no room on a filesystem."""
+    with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as filler:
+        while filler.write(bytes(64 * KIB)) == 64 * KIB:
+            pass
+
+
+@contextlib.contextmanager
+def direct(device: Loop, size: int) -> Iterator[DirectFile]:
+    file = DirectFile(device, size)
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Loop]:
+    """A disk of 64 MiB that has room for 8."""
+    with tmpfs(tmp_path / "small", "8m") as folder, loop(folder / "image", 64 * MIB) as device:
+        yield device
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Iterator[Loop]:
+    """A disk of 64 MiB that has no room at all."""
+    with tmpfs(tmp_path / "full", "4m") as folder, loop(folder / "image", 64 * MIB) as device:
+        fill(folder)
+        yield device
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[tuple[Path, Loop]]:
+    """An ext4 on a disk of its own, and a disk whose file is on it."""
+    with (
+        tmpfs(tmp_path / "stack", "256m") as folder,
+        loop(folder / "lower", 128 * MIB) as lower,
+        ext4(lower, tmp_path / "mount") as mount,
+        loop(mount / "upper", 32 * MIB) as upper,
+    ):
+        run("sync", "-f", mount)
+        yield mount, upper
+
+
+def test_23_writes_without_space(agent: RunningAgent, small: Loop, cgroup: ScratchCgroup) -> None:
+    """Each failed write is counted once, with errno, place, size and the process that wrote; the first 32 succeed."""
+    for index in range(32):
+        cgroup.run(small.write_command(index * 256 * KIB, 256 * KIB))
+    pids = {
+        cgroup.run(small.write_command(16 * MIB + index * 256 * KIB, 256 * KIB)).pid: 32768 + index * 512
+        for index in range(23)
+    }
+    found = expect(agent, small, io_error=23)
+    for item in found:
+        data = item["data"]
+        assert (item["severity"], item["outcome"], item["error"]["code"]) == ("critical", "failure", "IO_ERROR")
+        assert (data["dev_major"], data["dev_minor"]) == (small.major, small.minor)
+        assert (data["errno"], data["operation"], data["bytes"]) == ("ENOSPC", "write", 256 * KIB)
+        assert (data["cgroup_id"], data["attribution"], data["comm"]) == (cgroup.id, "task", "dd")
+        assert 0 <= data["latency_ms"] < 50
+    single = [item["data"] for item in found if item["data"]["count"] == 1]
+    assert len(single) >= 5
+    assert all(pids[data["pid"]] == data["sector"] for data in single)
+    series = f'{{device="{small.name}",operation="write"}}'
+    assert agent.metric(f"tapio_disk_errors_total{series}") >= 23
+    assert agent.metric(f"tapio_disk_latency_seconds_count{series}") >= 55
+
+
+def test_eio_of_reads_and_writes(agent: RunningAgent, stack: tuple[Path, Loop]) -> None:
+    """A filesystem that was shut down fails the disk above it; the disk below works and is not named."""
+    mount, upper = stack
+    lower_errors = len(agent.occurrences())
+    shut_down(mount)
+    with direct(upper, 64 * KIB) as file:
+        for index in range(13):
+            with contextlib.suppress(OSError):
+                file.write(index * MIB)
+        for index in range(7):
+            with contextlib.suppress(OSError):
+                file.read(index * MIB)
+    found = expect(agent, upper, io_error=20)
+    operations = {
+        name: sum(i["data"]["count"] for i in found if i["data"]["operation"] == name) for name in ("read", "write")
+    }
+    assert operations == {"read": 7, "write": 13}
+    assert {item["data"]["errno"] for item in found} == {"EIO"}
+    others = [item for item in agent.occurrences()[lower_errors:] if item["type"] == "kernel.storage.io_error"]
+    assert {item["data"]["device"] for item in others} == {upper.name}
+
+
+def test_a_frozen_filesystem_is_a_latency_spike(
+    agent: RunningAgent, stack: tuple[Path, Loop], cgroup: ScratchCgroup
+) -> None:
+    """The one write that waited is reported with the time it took, in the cgroup that wrote."""
+    mount, upper = stack
+    with frozen(mount):
+        writer = cgroup.start([sys.executable, "-c", _TIMED_WRITE, str(upper.path)], stdout=subprocess.PIPE)
+        time.sleep(1.5)
+    took_ms = float(writer.communicate()[0])
+    (spike,) = expect(agent, upper, latency_spike=1)
+    data = spike["data"]
+    assert (spike["severity"], spike["outcome"], spike["error"]["code"]) == ("critical", "in_progress", "LATENCY_SPIKE")
+    assert 0.8 * took_ms <= data["latency_ms"] <= took_ms
+    assert (data["operation"], data["sector"], data["bytes"]) == ("write", 2048, 64 * KIB)
+    assert (data["pid"], data["cgroup_id"], data["attribution"]) == (writer.pid, cgroup.id, "task")
+    assert (data["dev_major"], data["dev_minor"], data["threshold_ms"]) == (upper.major, upper.minor, 200)
+
+
+def test_500_healthy_writes_are_silent(agent: RunningAgent, tmp_path: Path) -> None:
+    """Nothing is reported but what the writer itself saw take as long: the machine may be busy with other tests."""
+    with (
+        tmpfs(tmp_path / "healthy", "64m") as folder,
+        loop(folder / "image", 32 * MIB) as device,
+        direct(device, 64 * KIB) as file,
+    ):
+        series = f'tapio_disk_latency_seconds_count{{device="{device.name}",operation="write"}}'
+        before, slow = agent.metric(series), 0
+        for index in range(500):
+            begun = time.monotonic()
+            file.write(index * 64 * KIB)
+            slow += time.monotonic() - begun >= 0.05
+        agent.settle()
+        found = of_device(agent, device)
+        assert counted(found, "io_error") == 0
+        assert counted(found, "latency_spike") <= slow
+        assert agent.metric(series) - before == 500
+
+
+def test_a_discard_that_the_disk_lacks_is_silent(agent: RunningAgent, tmp_path: Path) -> None:
+    """Overlayfs on ramfs: the loop driver offers discard and zeroing, and the file below refuses both."""
+    counts = 'tapio_disk_latency_seconds_count{{device="{}",operation="{}"}}'
+    with ramfs_overlay(tmp_path) as folder, loop(folder / "image", 16 * MIB) as device:
+        before = [agent.metric(counts.format(device.name, operation)) for operation in ("discard", "other")]
+        run("dd", "if=/dev/urandom", f"of={device.path}", "bs=1M", "count=1", "oflag=direct")
+        run("blkdiscard", "-l", MIB, device.path)  # the kernel hides the refusal, and offers it no more
+        assert any(device.path.read_bytes()[:MIB])
+        run("blkdiscard", "--zeroout", "-l", MIB, device.path)
+        expect(agent, device, io_error=0)
+        after = [agent.metric(counts.format(device.name, operation)) for operation in ("discard", "other")]
+        assert after[0] - before[0] >= 1
+        assert after[1] - before[1] >= 1
+
+
+@contextlib.contextmanager
+def ramfs_overlay(tmp_path: Path) -> Iterator[Path]:
+    below, merged = tmp_path / "ramfs", tmp_path / "merged"
+    below.mkdir()
+    merged.mkdir()
+    run("mount", "-t", "ramfs", "tapio-test", below)
+    try:
+        for name in ("lower", "upper", "work"):
+            (below / name).mkdir()
+        options = f"lowerdir={below}/lower,upperdir={below}/upper,workdir={below}/work"
+        run("mount", "-t", "overlay", "-o", options, "tapio-test", merged)
+        try:
+            yield merged
+        finally:
+            run("umount", merged)
+    finally:
+        run("umount", below)
+
+
+def test_writeback_is_blamed_on_the_writer_or_nobody(
+    agent: RunningAgent, tmp_path: Path, cgroup: ScratchCgroup
+) -> None:
+    """What a kernel worker writes: the writing cgroup where the kernel knows it, else nobody; never a process."""
+    with (
+        tmpfs(tmp_path / "small", "32m") as folder,
+        loop(folder / "image", 128 * MIB) as device,
+        ext4(device, tmp_path / "mount") as mount,
+    ):
+        run("sync", "-f", mount)
+        fill(folder)
+        cgroup.run(["dd", "if=/dev/zero", f"of={mount}/file", "bs=64k", "count=400"])
+        subprocess.run(["sync", "-f", mount], capture_output=True, check=False)
+        wait_for(lambda: counted(of_device(agent, device), "io_error") >= 1, _WITHIN_S)
+        agent.settle()
+        found = [item["data"] for item in of_device(agent, device)]
+        by_workers = [data for data in found if "pid" not in data]
+        assert by_workers, found
+        for data in by_workers:
+            assert data["attribution"] == "none" if "cgroup_id" not in data else data["cgroup_id"] == cgroup.id
+            assert "comm" not in data
+        assert all(data["comm"] == "sync" for data in found if "pid" in data)
+
+
+def test_a_slow_disk_below_is_one_story(agent: RunningAgent, tmp_path: Path) -> None:
+    """Three floors: only the lowest disk that was slow is named."""
+    with (
+        tmpfs(tmp_path / "floors", "512m") as folder,
+        loop(folder / "0", 256 * MIB) as ground,
+        ext4(ground, tmp_path / "mount0") as mount,
+        loop(mount / "1", 128 * MIB) as lower,
+        ext4(lower, tmp_path / "mount1") as lower_mount,
+        loop(lower_mount / "2", 32 * MIB, "--direct-io=on") as upper,
+        direct(upper, 64 * KIB) as file,
+    ):
+        for index in range(4):  # lay the file out, so that nothing but the write itself waits
+            file.write(index * 64 * KIB)
+        run("sync", "-f", lower_mount)
+        before = agent.metric('tapio_suppressed_records_total{observer="storage",reason="stacked"}')
+        with frozen(mount):
+            writer = threading.Thread(target=file.write, args=(64 * KIB,))
+            writer.start()
+            time.sleep(1.0)
+        writer.join()
+        found = expect(agent, lower, latency_spike=1)
+        assert found[0]["data"]["latency_ms"] >= 800
+        expect(agent, upper, io_error=0, latency_spike=0)
+        expect(agent, ground, io_error=0)
+        after = agent.metric('tapio_suppressed_records_total{observer="storage",reason="stacked"}')
+        assert after - before == 1
+
+
+def test_an_error_below_is_one_story(agent: RunningAgent, tmp_path: Path) -> None:
+    """The lower disk has no room; the upper one fails because of it, and only the lower one is named."""
+    with (
+        tmpfs(tmp_path / "floors", "48m") as folder,
+        loop(folder / "0", 128 * MIB) as lower,
+        ext4(lower, tmp_path / "mount") as mount,
+        loop(mount / "1", 64 * MIB, "--direct-io=on") as upper,
+        direct(upper, 64 * KIB) as file,
+    ):
+        run("sync", "-f", mount)
+        fill(folder)
+        failed = 0
+        for index in range(512):
+            try:
+                file.write(index * 64 * KIB)
+            except OSError:
+                failed += 1
+            if failed == 7:
+                break
+        assert failed == 7
+        wait_for(lambda: counted(of_device(agent, lower), "io_error") >= failed, _WITHIN_S)
+        expect(agent, upper, io_error=0)
+
+
+def test_the_v1_block_cgroup_is_named_beside_the_v2_one(agent: RunningAgent, full: Loop, cgroup: ScratchCgroup) -> None:
+    """Where blkio is a v1 hierarchy, its id is given too, and the issuer in it gives the v2 id."""
+    blkio = mount_point("cgroup", "blkio")
+    if blkio is None:
+        pytest.skip("blkio is not a cgroup v1 hierarchy here")
+    scratch = blkio / cgroup._directories[0].name
+    scratch.mkdir()
+    try:
+        script = f'echo $$ > {scratch}/cgroup.procs && exec "$@"'
+        for index in range(3):
+            cgroup.run(["sh", "-c", script, "sh", *full.write_command(16 * MIB + index * MIB, 64 * KIB)])
+        found = expect(agent, full, io_error=3)
+        for item in found:
+            data = item["data"]
+            assert (data["cgroup_id"], data["attribution"]) == (cgroup.id, "bio")
+            assert data["cgroup_v1_id"] == scratch.stat().st_ino
+    finally:
+        scratch.rmdir()
+
+
+def test_thresholds_of_one_disk(tmp_path: Path) -> None:
+    """A disk with thresholds of its own keeps quiet, or says critical earlier, while the others stay as they are."""
+    with (
+        tmpfs(tmp_path / "small", "256m") as folder,
+        loop(folder / "lower", 128 * MIB) as lower,
+        ext4(lower, tmp_path / "mount") as mount,
+        loop(mount / "tolerant", 16 * MIB) as tolerant,
+        loop(mount / "strict", 16 * MIB) as strict,
+        loop(mount / "ignored", 16 * MIB) as ignored,
+    ):
+        config = tmp_path / "tapio.toml"
+        config.write_text(
+            f'[storage]\nignore_devices = ["{ignored.name}"]\n'
+            f'[storage.devices."{tolerant.name}"]\nwarning_ms = 60000\ncritical_ms = 90000\n'
+            f'[storage.devices."{strict.name}"]\nwarning_ms = 20\ncritical_ms = 70\n'
+        )
+        config.chmod(0o644)
+        with readable(tmp_path), running_agent(tmp_path / "data", f"--config={config}") as agent:
+            with frozen(mount):
+                writers = [
+                    subprocess.Popen(disk.write_command(0, 64 * KIB), stderr=subprocess.DEVNULL)
+                    for disk in (tolerant, strict, ignored)
+                ]
+                time.sleep(0.4)
+            for writer in writers:
+                writer.wait()
+            (spike,) = expect(agent, strict, latency_spike=1)
+            assert (spike["severity"], spike["data"]["threshold_ms"]) == ("critical", 70)
+            expect(agent, tolerant, io_error=0, latency_spike=0)
+            expect(agent, ignored, io_error=0, latency_spike=0)
+
+
+@contextlib.contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """Pytest's folders are for their owner alone; the agent reads its configuration as nobody."""
+    changed = []
+    for path in (folder, *folder.parents):
+        mode = path.stat().st_mode
+        if not mode & 0o001:
+            changed.append((path, mode))
+            path.chmod(mode | 0o055)
+    try:
+        yield
+    finally:
+        for path, mode in changed:
+            path.chmod(mode & 0o7777)
+
+
+def test_20000_requests_that_no_room_is_for(tmp_path: Path) -> None:
+    """A table that is full costs times and issuers, not errors; each request without an entry is counted."""
+    config = tmp_path / "tapio.toml"
+    config.write_text("[storage]\nmax_in_flight = 1\n")
+    config.chmod(0o644)
+    missed = 'tapio_kernel_missed_total{{hook="block_rq_{}",observer="storage",reason="{}"}}'
+    with (
+        tmpfs(tmp_path / "stack", "256m") as folder,
+        loop(folder / "lower", 64 * MIB) as lower,
+        ext4(lower, tmp_path / "mount") as mount,
+        loop(mount / "stuck", 16 * MIB) as stuck,
+        tmpfs(tmp_path / "full", "1m") as small_folder,
+        loop(small_folder / "image", 64 * MIB) as busy,
+        direct(busy, 4 * KIB) as file,
+        readable(tmp_path),
+        running_agent(tmp_path / "data", f"--config={config}") as agent,
+    ):
+        with frozen(mount):
+            # One request that hangs holds the only entry. Another disk may be quicker: then it is free again soon.
+            writer = subprocess.Popen(stuck.write_command(0, 64 * KIB), stderr=subprocess.DEVNULL)
+            time.sleep(0.5)
+            before = [
+                agent.metric(missed.format(*where)) for where in (("issue", "table_full"), ("complete", "unmatched"))
+            ]
+            for index in range(20_000):
+                file.write(index % 256 * 4 * KIB)
+            for index in range(23):
+                with contextlib.suppress(OSError):
+                    file.write(32 * MIB + index * 64 * KIB)
+            after = [
+                agent.metric(missed.format(*where)) for where in (("issue", "table_full"), ("complete", "unmatched"))
+            ]
+        writer.wait()
+        assert after[0] - before[0] >= 20_023
+        assert after[1] - before[1] >= 20_023
+        for item in expect(agent, busy, io_error=23):
+            assert item["data"]["errno"] == "ENOSPC"
+            assert not {"latency_ms", "pid", "comm"} & item["data"].keys()
+        expect(agent, stuck, latency_spike=1)
