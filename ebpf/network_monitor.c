@@ -65,6 +65,8 @@ static __always_inline void report_failure(struct sock *sk, int old_state, int e
 	record->boot_ns = bpf_ktime_get_boot_ns();
 	identify_socket(&record->socket, sk, counters);
 	record->old_state = old_state;
+	if (old_state == TCP_SYN_SENT)
+		record->socket.side = SIDE_CONNECTED;
 	if (error != ECONNREFUSED) {
 		record->retries = BPF_CORE_READ(connection, icsk_retransmits);
 		probes = BPF_CORE_READ(connection, icsk_probes_out);

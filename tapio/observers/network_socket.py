@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import socket
 from collections.abc import Hashable, Iterable
@@ -31,8 +32,17 @@ def has_unified_hierarchy(mounts: Path = Path("/proc/self/mounts")) -> bool:
     return any(line.split()[2] == "cgroup2" for line in mounts.read_text().splitlines())
 
 
+_comm_text = functools.lru_cache(1024)(comm_text)
+
+
+@functools.lru_cache(4096)
+def _address_text(family: int, address: bytes) -> str:
+    kind, length, _ = _FAMILIES[family]
+    return socket.inet_ntop(kind, address[:length])
+
+
 class Sockets:
-    """Reads the socket of a record. ValueError for a family that is neither IPv4 nor IPv6."""
+    """Reads the socket of a record. KeyError for a family that is neither IPv4 nor IPv6."""
 
     def __init__(self, loaded: Loaded, *, unified: bool) -> None:
         self._connected, self._accepted = loaded.enums["SIDE_CONNECTED"], loaded.enums["SIDE_ACCEPTED"]
@@ -95,18 +105,18 @@ class Sockets:
 
     def data(self, record: Any) -> dict[str, Any]:
         """The socket as occurrence data; `src` is the local end. What is not known is left out."""
-        family, length, family_name = _FAMILIES[record.socket_family]
+        family = record.socket_family
         v2, v1, attribution = self.cgroup(record)
         data: dict[str, Any] = {}
         if record.socket_pid:
             data["pid"] = record.socket_pid
-            data["comm"] = comm_text(record.socket_comm)
-        data["src_ip"] = socket.inet_ntop(family, record.socket_local_address[:length])
+            data["comm"] = _comm_text(record.socket_comm)
+        data["src_ip"] = _address_text(family, record.socket_local_address)
         if record.socket_local_port:
             data["src_port"] = record.socket_local_port
-        data["dst_ip"] = socket.inet_ntop(family, record.socket_peer_address[:length])
+        data["dst_ip"] = _address_text(family, record.socket_peer_address)
         data["dst_port"] = record.socket_peer_port
-        data["family"] = family_name
+        data["family"] = _FAMILIES[family][2]
         data["protocol"] = "tcp"
         if v2:
             data["cgroup_id"] = v2

@@ -9,11 +9,11 @@ from typing import Any
 from tapio.kernel.channel import Loaded
 from tapio.kernel.layout import Field, Layout
 
-_TEXT = ("comm",)
+_TEXT = ("comm", "address")
 
 
 def make_layout(name: str, fields: Sequence[str]) -> Layout:
-    """`kind` as u32, names that end in `comm` as 16 characters, everything else as i64."""
+    """`kind` as u32, names that end in `comm` or `address` as 16 characters, everything else as i64."""
     made, offset = [], 0
     for field in fields:
         kind, size, count = ("u", 4, 1) if field == "kind" else ("c", 1, 16) if field.endswith(_TEXT) else ("i", 8, 1)
