@@ -65,9 +65,20 @@ def test_a_refused_connect() -> None:
     assert anomaly.type.name == "kernel.network.connection_refused"
     assert anomaly.message == "Connection refused by 10.0.0.2:80 (ECONNREFUSED)"
     assert anomaly.data == {
-        **{"pid": 42, "comm": "curl", "src_ip": "10.0.0.1", "src_port": 40001, "dst_ip": "10.0.0.2", "dst_port": 80},
-        **{"family": "ipv4", "protocol": "tcp", "cgroup_id": 77, "attribution": "socket", "errno": "ECONNREFUSED"},
-        **{"phase": "connect", "old_state": "SYN_SENT", "new_state": "CLOSE"},
+        "pid": 42,
+        "comm": "curl",
+        "src_ip": "10.0.0.1",
+        "src_port": 40001,
+        "dst_ip": "10.0.0.2",
+        "dst_port": 80,
+        "family": "ipv4",
+        "protocol": "tcp",
+        "cgroup_id": 77,
+        "attribution": "socket",
+        "errno": "ECONNREFUSED",
+        "phase": "connect",
+        "old_state": "SYN_SENT",
+        "new_state": "CLOSE",
     }
 
 
@@ -148,7 +159,7 @@ def test_own_connections_and_broken_records_are_counted() -> None:
         ({"ignore_cidrs": ("10.0.0.1/32", "::/0")}, {}, False),
     ],
 )
-def test_ignored(config: dict[str, Any], values: dict[str, int], ignored: bool) -> None:  # noqa: FBT001
+def test_ignored(config: dict[str, Any], values: dict[str, int], ignored: bool) -> None:
     observer = make_observer(**config)
     assert (observer.decode([failed(**values)]) == []) == ignored
     assert observer.suppressed["ignored"] == ignored
@@ -176,9 +187,7 @@ def test_a_slow_path_is_one_of_its_service() -> None:
     observer = make_observer()
 
     def sample(number: int, rtt_us: int) -> bytes:
-        return record(
-            "rtt", boot_ns=number * 10**9, srtt_us=rtt_us, rtt_us=rtt_us, socket_local_port=30000 + number
-        )
+        return record("rtt", boot_ns=number * 10**9, srtt_us=rtt_us, rtt_us=rtt_us, socket_local_port=30000 + number)
 
     assert observer.decode([sample(number, 5000) for number in range(1, 7)]) == []
     (anomaly,) = observer.decode([sample(number, 90_000) for number in range(7, 10)])

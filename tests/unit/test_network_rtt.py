@@ -75,21 +75,21 @@ def test_a_single_hiccup_is_silent() -> None:
         (501, 1100, True),
     ],
 )
-def test_thresholds(baseline_ms: float, current_ms: float, slow: bool) -> None:  # noqa: FBT001
+def test_thresholds(baseline_ms: float, current_ms: float, slow: bool) -> None:
     path = Path()
     path.take([baseline_ms] * 6)
     assert bool(path.take([current_ms] * 3)) == slow
 
 
 @pytest.mark.parametrize(("current_ms", "slow"), [(30, False), (40, False), (49, False), (52, True)])
-def test_an_ack_that_may_have_been_delayed_must_be_slower(current_ms: float, slow: bool) -> None:  # noqa: FBT001
+def test_an_ack_that_may_have_been_delayed_must_be_slower(current_ms: float, slow: bool) -> None:
     path = Path()
     path.take([0.1] * 6, ack_delayed=True)
     assert bool(path.take([current_ms] * 3, ack_delayed=True)) == slow
 
 
 def test_jitter_is_silent() -> None:
-    lottery = random.Random(7)
+    lottery = random.Random(7)  # noqa: S311  # the same samples in each run
     assert Path().take([0.2 + 5 * lottery.random() for _ in range(1000)]) == []
 
 
