@@ -105,7 +105,7 @@ def test_an_object_with_a_changed_record(tmp_path: Path, old: str, new: str, mes
         else:
             text = text.replace(old, new)
         path.write_text(text)
-    subprocess.run(["make", "-s", "-C", sources], check=True, capture_output=True)
+    subprocess.run(["make", "-s", "-C", sources, "SOURCES=container_monitor.c"], check=True, capture_output=True)
     assert message in refuse_agent(tmp_path, f"--ebpf-dir={sources / 'build'}")
     checked = subprocess.run(
         [AGENT, "--check", f"--ebpf-dir={sources / 'build'}"], capture_output=True, text=True, check=False
