@@ -200,7 +200,7 @@ int tcp_probe(__u64 *ctx)
 	__u64 jiffies = bpf_jiffies64();
 	struct tcp_sock *tcp = (void *)sk;
 	struct rtt_record *record;
-	__u32 index, armed, age;
+	__u32 index, age, ack_delayed = 0;
 	struct sample_slot *slot;
 	struct reservation r;
 
@@ -211,8 +211,7 @@ int tcp_probe(__u64 *ctx)
 	slot = bpf_map_lookup_elem(&samples, &index);
 	if (!slot || is_later(slot->due_jiffies, jiffies) || !settings.samples_per_s)
 		return 0;
-	armed = slot->armed;
-	if (!ctx[1] || !should_sample(slot, sk, (struct sk_buff *)ctx[1], jiffies, &age, counters))
+	if (!ctx[1] || !should_sample(slot, sk, (struct sk_buff *)ctx[1], jiffies, &age, &ack_delayed, counters))
 		return 0;
 	r = reserve(sizeof(*record), counters);
 	record = r.record;
@@ -223,7 +222,7 @@ int tcp_probe(__u64 *ctx)
 	identify_socket(&record->socket, sk, counters);
 	record->srtt_us = BPF_CORE_READ(tcp, srtt_us) >> 3;
 	record->rtt_us = BPF_CORE_READ(tcp, rack.rtt_us);
-	record->ack_delayed = armed & ACK_DELAYED;
+	record->ack_delayed = ack_delayed;
 	submit(r, counters);
 	return 0;
 }

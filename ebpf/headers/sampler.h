@@ -73,36 +73,43 @@ static __always_inline bool look_at_ack(struct sock *sk, struct sk_buff *skb, __
 }
 
 /*
- * Called when the slot is due. Whether a sample is to be taken now; then `*ack_delayed` belongs to it and it is
- * `*age_jiffies` old.
+ * Called when the slot is due. Whether a sample is to be taken now; then `*age_jiffies` says how old it is and
+ * `*ack_delayed` belongs to it. The segment that completes one sample can begin the next, so that a connection
+ * with one segment a second is sampled every second, too.
  */
 static __always_inline bool should_sample(struct sample_slot *slot, struct sock *sk, struct sk_buff *skb, __u64 jiffies,
-					  __u32 *age_jiffies, struct hook_counters *counters)
+					  __u32 *age_jiffies, __u32 *ack_delayed, struct hook_counters *counters)
 {
-	__u32 interval = settings.sample_interval_jiffies, now = jiffies, armed = slot->armed, ack_delayed = 0;
+	__u32 interval = settings.sample_interval_jiffies, now = jiffies, armed = slot->armed, begun = 0;
 	__u32 hash = sk->__sk_common.skc_hash & ~ACK_DELAYED;
+	bool complete = false;
 
 	*age_jiffies = now - slot->due_jiffies;
-	if ((armed & ~ACK_DELAYED) == hash && *age_jiffies <= STALE_INTERVALS * interval) {
+	if (armed && (armed & ~ACK_DELAYED) == hash && *age_jiffies <= STALE_INTERVALS * interval) {
+		*ack_delayed = armed & ACK_DELAYED;
 		slot->armed = 0;
-		slot->due_jiffies = now + interval;
-		if (within_budget(jiffies))
+		if (!within_budget(jiffies)) {
+			counters->limited++;
+			/* A new phase, so that it is not always the same connections that come too late. */
+			slot->due_jiffies = now + interval / 2 + bpf_get_prandom_u32() % (settings.jiffies_per_s ?: 1);
+			return false;
+		}
+		complete = true;
+		if (*age_jiffies < interval) {
+			slot->due_jiffies += interval;
 			return true;
-		counters->limited++;
-		/* A new phase, so that it is not always the same connections that come too late. */
-		slot->due_jiffies += bpf_get_prandom_u32() % (settings.jiffies_per_s ?: 1);
-		return false;
-	}
-	if (armed && *age_jiffies <= interval)
+		}
+	} else if (armed && *age_jiffies <= interval) {
 		return false; /* another connection's turn */
-	if (look_at_ack(sk, skb, &ack_delayed)) {
-		slot->armed = hash | ack_delayed;
+	}
+	if (look_at_ack(sk, skb, &begun)) {
+		slot->armed = hash | begun;
 		slot->due_jiffies = now;
 	} else {
 		slot->armed = 0;
 		slot->due_jiffies = now + interval / RETRY_DIVISOR;
 	}
-	return false;
+	return complete;
 }
 
 #endif

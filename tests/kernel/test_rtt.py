@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,10 +55,12 @@ def echo(server: socket.socket, think_s: Callable[[], float] = lambda: 0.0) -> N
     threading.Thread(target=run, daemon=True).start()
 
 
-def call(wire: Tunnel, cgroup: ScratchCgroup, server: socket.socket, duration_s: int) -> subprocess.Popen[bytes]:
+def call(
+    wire: Tunnel, cgroup: ScratchCgroup, server: socket.socket, duration_s: int, pause_ms: int = 20
+) -> subprocess.Popen[bytes]:
     """A client in the cgroup with one connection that lives as long as that."""
     port = server.getsockname()[1]
-    return cgroup.start(wire.command("left", clients.command("call", "10.77.0.2", port, duration_s, 20)))
+    return cgroup.start(wire.command("left", clients.command("call", "10.77.0.2", port, duration_s, pause_ms)))
 
 
 def slow_paths(agent: RunningAgent, cgroup: ScratchCgroup) -> list[dict[str, Any]]:
@@ -114,6 +117,24 @@ def test_a_lasting_change_becomes_normal(agent: RunningAgent, cgroup: ScratchCgr
         assert slow_paths(agent, cgroup) == found
         client.kill()
         client.wait()
+
+
+def test_a_quiet_connection_from_before_the_agents_start(tmp_path: Path, cgroup: ScratchCgroup, wire: Tunnel) -> None:
+    """One request a second is enough; whose pid it is, is not known, and so not said."""
+    wire.delay_s = lambda: 0.0025
+    with wire.listener("right") as server:
+        echo(server)
+        client = call(wire, cgroup, server, 60, 1000)
+        time.sleep(1)
+        with running_agent(tmp_path / "data", "--observer=network") as agent:
+            agent.settle(9)
+            wire.delay_s = lambda: 0.045
+            wait_for(lambda: slow_paths(agent, cgroup), 14)
+            item = slow_paths(agent, cgroup)[0]
+        client.kill()
+        client.wait()
+    assert (item["data"]["dst_ip"], item["data"]["cgroup_id"]) == ("10.77.0.2", cgroup.id)
+    assert {"pid", "comm"}.isdisjoint(item["data"])
 
 
 def test_jitter_of_5_ms_is_silent(agent: RunningAgent, cgroup: ScratchCgroup, wire: Tunnel) -> None:
