@@ -54,7 +54,8 @@ static __always_inline bool has_failed(struct sock *sk, int old_state, int error
 static __always_inline void report_failure(struct sock *sk, int old_state, int error, struct hook_counters *counters)
 {
 	struct inet_connection_sock *connection = (void *)sk;
-	struct reservation r = reserve(sizeof(struct connection_failed_record), counters);
+	enum urgency urgency = error == ECONNREFUSED ? ORDINARY : URGENT; /* storms are of refused ones */
+	struct reservation r = reserve(sizeof(struct connection_failed_record), counters, urgency);
 	struct connection_failed_record *record = r.record;
 	__u8 probes;
 
@@ -145,7 +146,7 @@ int tcp_receive_reset(__u64 *ctx)
 		counters->filtered++;
 		return 0;
 	}
-	r = reserve(sizeof(*record), counters);
+	r = reserve(sizeof(*record), counters, ORDINARY);
 	record = r.record;
 	if (!record)
 		return 0;
@@ -176,7 +177,7 @@ int tcp_retransmit_skb(__u64 *ctx)
 		counters->filtered++;
 		return 0;
 	}
-	r = reserve(sizeof(*record), counters);
+	r = reserve(sizeof(*record), counters, ORDINARY);
 	record = r.record;
 	if (!record)
 		return 0;
@@ -213,7 +214,7 @@ int tcp_probe(__u64 *ctx)
 		return 0;
 	if (!ctx[1] || !should_sample(slot, sk, (struct sk_buff *)ctx[1], jiffies, &age, &ack_delayed, counters))
 		return 0;
-	r = reserve(sizeof(*record), counters);
+	r = reserve(sizeof(*record), counters, ORDINARY);
 	record = r.record;
 	if (!record)
 		return 0;

@@ -86,11 +86,7 @@ class AgentCollector(Collector):
                 overwritten.add_metric([observer.name, hook.name], hook.overwritten)
                 limited.add_metric([observer.name, hook.name], hook.limited)
                 runtime.add_metric([hook.name], hook.run_ns / 1e9)
-<<<<<<< HEAD
-        yield from (hits, submitted, filtered, unreadable, runtime)
-=======
-        yield from (hits, filtered, unreadable, overwritten, limited, runtime)
->>>>>>> 53220c4 (Network observer: failures, resets, retransmits and RTT of every TCP socket)
+        yield from (hits, submitted, filtered, unreadable, overwritten, limited, runtime)
 
     def _occurrences(self) -> Iterator[Metric]:
         labels = ["anomaly_type", "severity"]

@@ -103,7 +103,7 @@ class NetworkObserver(Observer):
         if network_failures.is_unreachable_at_once(record):
             self.suppressed["unreachable_at_once"] += 1
             return []
-        return [network_failures.anomaly(record, self._sockets.data(record))]
+        return [network_failures.anomaly(record, self._sockets.data(record), self._sockets.service_port(record))]
 
     def _reset(self, record: Any) -> list[Anomaly]:
         return self._resets.add(self._sockets.peer_key(record), record.boot_ns, 1, self._sockets.data(record), {})
@@ -127,4 +127,8 @@ class NetworkObserver(Observer):
         current_ms = min(record.srtt_us, record.rtt_us or record.srtt_us) / 1000
         delayed = bool(record.ack_delayed)
         degradation = self._baselines.add(key, record.boot_ns, current_ms, ack_delayed=delayed)
-        return [] if degradation is None else [degradation.anomaly(self._sockets.data(record))]
+        return (
+            []
+            if degradation is None
+            else [degradation.anomaly(self._sockets.data(record), self._sockets.service_port(record))]
+        )

@@ -26,7 +26,7 @@ def is_unreachable_at_once(record: Any) -> bool:
     return record.error not in (errno.ECONNREFUSED, errno.ETIMEDOUT) and not record.retries
 
 
-def anomaly(record: Any, data: dict[str, Any]) -> Anomaly:
+def anomaly(record: Any, data: dict[str, Any], service_port: int | None) -> Anomaly:
     """What became of the connection. `data` describes its socket and is completed."""
     connecting = record.old_state == _SYN_SENT
     kind = CONNECTION_REFUSED if record.error == errno.ECONNREFUSED else CONNECTION_TIMEOUT
@@ -40,7 +40,7 @@ def anomaly(record: Any, data: dict[str, Any]) -> Anomaly:
         message = f"Connection refused by {peer} ({name})"
     else:
         message = f"{'Connecting' if connecting else 'Connection'} to {peer} timed out ({name})"
-    return Anomaly(kind, record.boot_ns, message, data, kind.severity)
+    return Anomaly(kind, record.boot_ns, message, data, kind.severity, (data["dst_ip"], service_port))
 
 
 def endpoint(address: str, port: int | None) -> str:

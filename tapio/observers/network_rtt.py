@@ -26,12 +26,13 @@ class Degradation(msgspec.Struct, frozen=True):
     baseline_ms: float
     current_ms: float
 
-    def anomaly(self, data: dict[str, Any]) -> Anomaly:
+    def anomaly(self, data: dict[str, Any], service_port: int | None) -> Anomaly:
         """As an anomaly; `data` describes the connection that was sampled."""
         data["baseline_ms"], data["current_ms"] = round(self.baseline_ms, 3), round(self.current_ms, 3)
         peer = endpoint(data["dst_ip"], data["dst_port"])
         message = f"RTT to {peer} is {self.current_ms:.1f} ms, normally {self.baseline_ms:.1f} ms"
-        return Anomaly(RTT_DEGRADATION, self.boot_ns, message, data, RTT_DEGRADATION.severity)
+        key = data["dst_ip"], service_port
+        return Anomaly(RTT_DEGRADATION, self.boot_ns, message, data, RTT_DEGRADATION.severity, key)
 
 
 class _Path:

@@ -91,4 +91,4 @@ class Windows:
         data = {**window.data, **window.latest, self._field: window.count, "window_ms": window_ms}
         peer = endpoint(data["dst_ip"], data.get("dst_port"))
         message = f"{window.count} {self._words} {peer} within {window_ms / 1000:g} s"
-        return Anomaly(self._kind, window.last_ns, message, data, self._kind.severity)
+        return Anomaly(self._kind, window.last_ns, message, data, self._kind.severity, (data["dst_ip"],))

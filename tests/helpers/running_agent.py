@@ -105,6 +105,20 @@ def running_agent(
         agent.process.wait()
 
 
+UNFOLDED = "[episodes]\nindividual = 100000\nrate_per_s = 100000\nburst = 100000\n"
+
+
+@contextlib.contextmanager
+def configured_agent(folder: Path, config: str, *flags: str) -> Iterator[RunningAgent]:
+    """A ready agent with this configuration, whose file the unprivileged agent can read again."""
+    file = folder / "tapio.toml"
+    file.write_text(config)
+    for directory in (folder, folder.parent, folder.parent.parent):
+        directory.chmod(0o755)
+    with running_agent(folder / "data", f"--config={file}", *flags) as running:
+        yield running
+
+
 def wait_for(condition: Callable[[], object], timeout_s: float = 5, failure: Callable[[], str] = lambda: "") -> None:
     """Poll until `condition` is true; AssertionError after `timeout_s`."""
     deadline = time.monotonic() + timeout_s

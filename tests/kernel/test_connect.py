@@ -8,18 +8,26 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import clients
 from helpers.cgroups import ScratchCgroup
-from helpers.running_agent import RunningAgent, wait_for
+from helpers.running_agent import UNFOLDED, RunningAgent, configured_agent, running_agent, wait_for
 from helpers.tunnel import Tunnel, icmp_unreachable, is_tcp, tunnel
 
 pytestmark = pytest.mark.kernel
 
 REFUSED = "kernel.network.connection_refused"
 TIMEOUT = "kernel.network.connection_timeout"
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
+    """An agent that folds nothing, so that each anomaly can be looked at."""
+    with configured_agent(tmp_path_factory.mktemp("agent"), UNFOLDED, "--observer=network") as running:
+        yield running
 
 
 @pytest.fixture
@@ -241,3 +249,18 @@ def test_many_threads_connect_at_once(agent: RunningAgent, cgroup: ScratchCgroup
     found = events(agent, cgroup, 844, 20)
     pids = [item["data"].get("pid") for item in found]
     assert {pid: pids.count(pid) for pid in set(pids)} == dict.fromkeys(started, 211)
+
+
+def test_a_storm_is_one_story_with_the_exact_count(tmp_path: Path, cgroup: ScratchCgroup) -> None:
+    """With the default configuration 1009 refused connects are few occurrences that stand for 1009."""
+    port = closed_port()
+    with running_agent(tmp_path / "data", "--observer=network") as agent:
+        run(cgroup, clients.command("connect", "127.0.0.1", port, 1009, errno.ECONNREFUSED))
+        agent.settle()
+        assert agent.stop() == 0
+        found = network(agent, cgroup)
+    assert sum(item["data"]["count"] for item in found) == 1009
+    assert len(found) < 20
+    assert {(item["type"], item["data"]["dst_ip"], item["data"]["dst_port"]) for item in found} == {
+        (REFUSED, "127.0.0.1", port)
+    }

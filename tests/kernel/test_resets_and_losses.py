@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from helpers import clients
 from helpers.cgroups import ScratchCgroup
-from helpers.running_agent import RunningAgent, running_agent, wait_for
+from helpers.running_agent import UNFOLDED, RunningAgent, configured_agent, running_agent, wait_for
 from helpers.tunnel import Tunnel, carries_data, tunnel
 
 pytestmark = pytest.mark.kernel
@@ -28,12 +28,8 @@ WINDOW_S = 4
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
     """An agent with a short window."""
-    folder = tmp_path_factory.mktemp("agent")
-    config = folder / "tapio.toml"
-    config.write_text(f"[network]\nwindow_s = {WINDOW_S}\n")
-    for directory in (folder, folder.parent, folder.parent.parent):
-        directory.chmod(0o755)
-    with running_agent(folder / "data", f"--config={config}", "--observer=network") as running:
+    config = UNFOLDED + f"[network]\nwindow_s = {WINDOW_S}\n"
+    with configured_agent(tmp_path_factory.mktemp("agent"), config, "--observer=network") as running:
         yield running
 
 
