@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from tapio.errors import KernelError, ObjectError, TapioError
+from tapio.errors import KernelError, ObjectError, TapioError, describe_os_error
 from tapio.kernel import channel, features
 from tapio.kernel.btf import Btf
 from tapio.kernel.channel import Done, Failed, Hook, Loaded, Request
@@ -191,6 +191,9 @@ def run(request: Request, answers: socket.socket) -> None:
             answer, descriptors = item.attach()
         except TapioError as error:
             channel.send(answers, Failed(str(error), observer), [])
+        except OSError as error:
+            line = f"loading {path}: {describe_os_error(error)}: raise the limit of open files (ulimit -n)"
+            channel.send(answers, Failed(line, observer), [])
         else:
             channel.send(answers, answer, descriptors)
     channel.send(answers, Done(), [])

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from helpers.schema import DATA
+
 AGENT = Path(sys.executable).parent / "tapio-agent"
 
 
@@ -117,6 +119,8 @@ def configured_agent(folder: Path, config: str, *flags: str) -> Iterator[Running
         directory.chmod(0o755)
     with running_agent(folder / "data", f"--config={file}", *flags) as running:
         yield running
+        emitted = {name for one in running.occurrences() for name in one["data"]}
+        assert emitted <= DATA, "describe it in otel/schema/data.yaml"
 
 
 def wait_for(condition: Callable[[], object], timeout_s: float = 5, failure: Callable[[], str] = lambda: "") -> None:

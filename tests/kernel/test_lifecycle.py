@@ -27,9 +27,10 @@ def programs_of(pid: int) -> set[int]:
     """The ids of the programs that a process holds."""
     found = set()
     for descriptor in Path(f"/proc/{pid}/fdinfo").iterdir():
-        for line in descriptor.read_text().splitlines():
-            if line.startswith("prog_id:"):
-                found.add(int(line.split()[1]))
+        with contextlib.suppress(FileNotFoundError):  # a file that a sink has just written
+            for line in descriptor.read_text().splitlines():
+                if line.startswith("prog_id:"):
+                    found.add(int(line.split()[1]))
     return found
 
 
