@@ -55,16 +55,16 @@ def test_prometheus_answers_queries(tmp_path: Path) -> None:
                     return sum(float(series["value"][1]) for series in result)
 
                 wait_for(lambda: query('up{job="tapio"}') == 1, 60)
-                wait_for(lambda: query("count_over_time(tapio_events_total[1m])") >= 2, 60)
+                wait_for(lambda: query('count_over_time(tapio_events_total{observer="container"}[1m])') >= 2, 60)
                 for _ in range(101):
                     cgroup.run(["/bin/false"])
                 agent.settle(1.5)
                 total = agent.metric('tapio_events_total{observer="container"}')
                 wait_for(lambda: query('tapio_events_total{observer="container"}') >= total, 30)
                 assert total >= 101
-                assert query("increase(tapio_events_total[1m])") >= 90  # Prometheus extrapolates
+                assert query('increase(tapio_events_total{observer="container"}[1m])') >= 90  # Prometheus extrapolates
                 assert query("rate(tapio_kernel_events_total[1m])") > 0
-                assert query("tapio_observer_up") == 1
+                assert query('tapio_observer_up{observer="container"}') == 1
                 assert query('tapio_lost_events_total{observer="container"}') == 0
             finally:
                 prometheus.terminate()
