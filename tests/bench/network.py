@@ -118,9 +118,9 @@ def metrics(log: Path) -> tuple[float, float]:
 
 def beside(command: Sequence[str], program: Path, times: int, folder: Path) -> Run:
     """Another tool, its output in a file."""
-    output = folder / "tool.out"
-    with output.open("wb") as lines:
-        tool = subprocess.Popen(command, stdout=lines, stderr=subprocess.DEVNULL)
+    output, errors = folder / "tool.out", folder / "tool.err"
+    with output.open("wb") as lines, errors.open("wb") as words:
+        tool = subprocess.Popen(command, stdout=lines, stderr=words)
     try:
         time.sleep(3)
         wall, cpu = storm(program, times)
@@ -129,7 +129,9 @@ def beside(command: Sequence[str], program: Path, times: int, folder: Path) -> R
         tool.terminate()
         tool.wait(20)
     with output.open("rb") as lines:
-        return Run(wall, cpu, f"{sum(1 for _ in lines)} lines")
+        number = sum(1 for _ in lines)
+    trouble = errors.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
+    return Run(wall, cpu, f"{number} lines" if number >= times else f"not comparable: {number} lines: {trouble[-1]}")
 
 
 def compare(program: Path, times: int, rounds: int) -> None:
