@@ -50,6 +50,9 @@ CATALOGUE = {
 
 OOM_KILL = CATALOGUE["kernel.container.oom_kill"]
 ABNORMAL_EXIT = CATALOGUE["kernel.container.abnormal_exit"]
+CPU_STALL = CATALOGUE["kernel.node.cpu_stall"]
+MEMORY_PRESSURE = CATALOGUE["kernel.node.memory_pressure"]
+IPC_DEGRADATION = CATALOGUE["kernel.node.ipc_degradation"]
 
 
 class Anomaly(msgspec.Struct, frozen=True):

@@ -21,13 +21,16 @@ DOCUMENTED = Path(__file__).with_name("tapio.toml")
 INSTALLED_EBPF_DIR = Path("/opt/tapio/ebpf")
 CHECKOUT_EBPF_DIR = Path(__file__).resolve().parent.parent / "ebpf" / "build"
 
-ObserverName = Literal["container"]
+ObserverName = Literal["container", "node"]
 SinkName = Literal["stdout", "file", "otlp", "grafana", "polku"]
 _ExitCode = Annotated[int, msgspec.Meta(ge=0, le=255)]
 _FlushTime = Annotated[float, msgspec.Meta(ge=0, le=60)]
 _MAX = 1 << 40
 _COMM_MAX = 15  # TASK_COMM_LEN - 1
 _Path = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]*$")]
+_OBJECTS = {"node": "node_pmc"}  # observers whose object has another name
+_PerfEvent = Annotated[str, msgspec.Meta(pattern="^(auto|(hardware|software):[a-z-]+|raw:0x[0-9a-fA-F]{1,16})$")]
+_Percent = Annotated[float, msgspec.Meta(gt=0, le=100)]
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,6 +55,33 @@ class ContainerConfig(_Section, frozen=True):
         for pattern in self.ignore_comm:
             if len(pattern.replace("*", "")) > _COMM_MAX and "[" not in pattern:
                 raise ValueError(f"{pattern!r} can match no name: the kernel keeps {_COMM_MAX} characters of a name")
+
+
+class NodeConfig(_Section, frozen=True):
+    """What the node observer counts on each CPU, and what it reports."""
+
+    interval_ms: Annotated[int, msgspec.Meta(ge=10, le=10_000)] = 100
+    cycles: _PerfEvent = "auto"
+    instructions: _PerfEvent = "auto"
+    stalls: _PerfEvent = "auto"
+    per_cpu: bool | Literal["auto"] = "auto"
+    busy_percent: _Percent = 50
+    cpu_stall_percent: _Percent = 40
+    memory_pressure_percent: _Percent = 20
+    ipc_floor: Annotated[float, msgspec.Meta(gt=0, le=100)] = 1.0
+    ipc_drop_ratio: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
+    ipc_learning_s: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 60
+    sustained_intervals: Annotated[int, msgspec.Meta(ge=2, le=100_000)] = 50
+    hysteresis_percent: Annotated[float, msgspec.Meta(ge=0, le=90)] = 10
+
+    def __post_init__(self) -> None:
+        if self.memory_pressure_percent > self.cpu_stall_percent:
+            raise ValueError("cpu_stall_percent is below memory_pressure_percent")
+
+    @property
+    def events(self) -> dict[str, str]:
+        """The perf events by what they count."""
+        return {"cycles": self.cycles, "instructions": self.instructions, "stalls": self.stalls}
 
 
 class FileConfig(_Section, frozen=True):
@@ -94,13 +124,14 @@ class Config(_Section, frozen=True):
     """Everything that can be set."""
 
     sinks: Annotated[tuple[SinkName, ...], msgspec.Meta(min_length=1)] = ("stdout",)
-    observers: Annotated[tuple[ObserverName, ...], msgspec.Meta(min_length=1)] = ("container",)
+    observers: Annotated[tuple[ObserverName, ...], msgspec.Meta(min_length=1)] = ("container", "node")
     data_dir: Annotated[_Path, msgspec.Meta(min_length=1)] = ".tapio/occurrences"
     ebpf_dir: _Path = ""
     metrics_address: str = "127.0.0.1:9464"
     user: Annotated[str, msgspec.Meta(min_length=1)] = "nobody"
     kernel: KernelConfig = KernelConfig()
     container: ContainerConfig = ContainerConfig()
+    node: NodeConfig = NodeConfig()
     file: FileConfig = FileConfig()
     episodes: EpisodesConfig = EpisodesConfig()
     otlp: OtlpConfig = OtlpConfig()
@@ -111,6 +142,11 @@ class Config(_Section, frozen=True):
         if self.ebpf_dir:
             return Path(self.ebpf_dir)
         return INSTALLED_EBPF_DIR if INSTALLED_EBPF_DIR.is_dir() else CHECKOUT_EBPF_DIR
+
+    def find_objects(self) -> dict[str, Path]:
+        """The BPF object of each observer."""
+        folder = self.find_ebpf_dir()
+        return {name: folder / f"{_OBJECTS.get(name, name)}_monitor.o" for name in self.observers}
 
     def metrics_endpoint(self) -> tuple[str, int] | None:
         """Host and port of /metrics, None when it is off; UsageError when the address makes no sense."""

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from tapio.config import Config
-from tapio.kernel import memory
-from tapio.kernel.attach import Attachment
+from tapio.kernel import memory, perf
+from tapio.kernel.attach import Attachment, Outcome, attach
+from tapio.kernel.channel import Sampling
 from tapio.kernel.programs import Program, ProgramInfo
 from tapio.kernel.ringbuf import RingBuffer
 from tapio.observers import OBSERVERS
 from tapio.telemetry import Hook, ObserverTelemetry
+
+# Shorter than the interval by so much, so that the samples drift through everything that has a round period:
+# CPU limits of containers are enforced every 100 ms, and always the same moment of it would be no sample.
+_DEPHASED = 0.97
+
+
+def attach_observers(config: Config) -> Outcome:
+    """Load and attach what is to be observed. LoaderError when nothing could be loaded at all."""
+    node = config.node
+    for words in node.events.values():
+        if words != "auto":
+            perf.parse(words)
+    sampling = {"node": Sampling(node.events, round(node.interval_ms * 1e6 * _DEPHASED))}
+    return attach(config.find_objects(), config.kernel.ring_kib * 1024, sampling=sampling)
 
 
 class Source:
@@ -29,6 +44,8 @@ class Source:
         self._settings = memory.Section(attachment, ".data", writable=True)
         self.telemetry = ObserverTelemetry(attachment.observer, read_hooks=self.hooks)
         self.telemetry.suppressed = self.observer.suppressed
+        self.telemetry.read_reason = lambda: self.observer.reason
+        self.telemetry.read_cpus = self.observer.cpu_report
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -45,7 +62,7 @@ class Source:
             found.append(
                 Hook(
                     name=hook.name,
-                    attached=f"link:{hook.name}" in self.attachment.descriptors,
+                    attached=self.attachment.is_attached(hook.name),
                     reason=hook.reason,
                     hits=counts["hits"],
                     submitted=counts["submitted"],

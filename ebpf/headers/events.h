@@ -17,6 +17,7 @@
 enum record_kind {
 	RECORD_EXIT = 1,
 	RECORD_OOM = 2,
+	RECORD_CPU = 30,
 };
 
 /*
@@ -81,6 +82,24 @@ struct oom_record {
 	__s32 oom_score_adj;
 	__u32 pad;
 	char trigger_comm[COMM_LEN];
+};
+
+/* A perf event as the kernel reads it (struct bpf_perf_event_value). Counted only while running: scale. */
+struct cpu_counter {
+	__u64 value;
+	__u64 enabled_ns;
+	__u64 running_ns; /* 0, or not growing: no data */
+};
+
+/* Totals of one CPU at one moment; what happened is the difference of two. */
+struct cpu_record {
+	__u32 kind;
+	__u32 cpu;
+	__u64 boot_ns;
+	__u64 busy_samples; /* those in which the timer did not interrupt the idle task */
+	struct cpu_counter cycles;
+	struct cpu_counter instructions;
+	struct cpu_counter stalls;
 };
 
 #endif

@@ -11,7 +11,7 @@ import tapio
 
 PACKAGE = Path(tapio.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SHARED = {"anomalies", "clock", "config", "errors", "ids", "occurrence", "otel_names", ""}
+SHARED = {"anomalies", "clock", "config", "cpus", "errors", "ids", "occurrence", "otel_names", ""}
 # What each stage may import beside what all share and itself: only what lies upstream of it.
 UPSTREAM = {
     "kernel": set(),
@@ -20,6 +20,7 @@ UPSTREAM = {
     "sinks": {"store"},
     "store": set(),
     "telemetry": {"sinks"},
+    "pmc_metrics": set(),
     "prometheus": {"telemetry"},
     "heartbeat": {"telemetry", "store"},
     "web": set(),
