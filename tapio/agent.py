@@ -80,6 +80,8 @@ class Agent:
             if self._stopping:  # whoever ended us may have ended the loader too
                 return
             raise
+        if any(source.counts_cpus for source in self._sources):
+            chosen.need_metric_export()
         for name in _CODECS:  # after the drop the interpreter's files may be out of reach
             codecs.lookup(name)
         privileges.drop(uid, gid)
@@ -96,6 +98,9 @@ class Agent:
             export = chosen.make_metric_export()
             if export is not None and config.otlp.agent_metrics:
                 export.add_agent_metrics(prometheus.AgentCollector(telemetry).collect)
+            for source in self._sources:
+                if export is not None and source.counts_cpus:
+                    export.add_cpu_metrics(source.cpu_counters)
             heartbeat = HeartbeatWriter(store, telemetry)
             log.info("observing %s", ", ".join(source.telemetry.name for source in self._sources))
             self._loop(telemetry, sinks)

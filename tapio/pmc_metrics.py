@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tapio.cpus import CpuCounters
-
-CPU_ATTRIBUTE = "cpu.logical_number"
+from tapio.otel_names import CPU_LOGICAL_NUMBER, METRIC_UNITS
 
 Read = Callable[[], Sequence[CpuCounters]]
 Observe = Callable[[int | float, Mapping[str, int]], Any]
@@ -17,35 +16,16 @@ class Instrument(NamedTuple):
     """One metric: a counter that only grows, or a gauge."""
 
     name: str
-    unit: str
     description: str
     is_counter: bool
     value: Callable[[CpuCounters], int | float | None]
 
 
 INSTRUMENTS = (
-    Instrument("tapio.cpu.cycles", "{cycle}", "CPU cycles.", True, lambda cpu: cpu.cycles),
-    Instrument(
-        "tapio.cpu.instructions",
-        "{instruction}",
-        "Instructions that were completed.",
-        True,
-        lambda cpu: cpu.instructions,
-    ),
-    Instrument(
-        "tapio.cpu.stalled_cycles",
-        "{cycle}",
-        "Cycles in which a CPU waited.",
-        True,
-        lambda cpu: cpu.stalled_cycles,
-    ),
-    Instrument(
-        "tapio.cpu.ipc",
-        "1",
-        "Instructions for each cycle, within the latest interval.",
-        False,
-        lambda cpu: cpu.ipc,
-    ),
+    Instrument("tapio.cpu.cycles", "CPU cycles.", True, lambda cpu: cpu.cycles),
+    Instrument("tapio.cpu.instructions", "Instructions that were completed.", True, lambda cpu: cpu.instructions),
+    Instrument("tapio.cpu.stalled_cycles", "Cycles in which a CPU waited.", True, lambda cpu: cpu.stalled_cycles),
+    Instrument("tapio.cpu.ipc", "Instructions for each cycle, within the latest interval.", False, lambda cpu: cpu.ipc),
 )
 
 
@@ -54,7 +34,7 @@ def points(instrument: Instrument, read: Read) -> Iterator[tuple[int | float, di
     for cpu in read():
         value = instrument.value(cpu)
         if value is not None:
-            yield value, {} if cpu.cpu is None else {CPU_ATTRIBUTE: cpu.cpu}
+            yield value, {} if cpu.cpu is None else {CPU_LOGICAL_NUMBER: cpu.cpu}
 
 
 def add_instruments(meter: Any, observation: Observe, read: Read) -> None:
@@ -62,7 +42,8 @@ def add_instruments(meter: Any, observation: Observe, read: Read) -> None:
     for instrument in INSTRUMENTS:
         kind = "counter" if instrument.is_counter else "gauge"
         create = getattr(meter, f"create_observable_{kind}")
-        create(instrument.name, [_callback(instrument, observation, read)], instrument.unit, instrument.description)
+        callback = _callback(instrument, observation, read)
+        create(instrument.name, [callback], METRIC_UNITS[instrument.name], instrument.description)
 
 
 def _callback(instrument: Instrument, observation: Observe, read: Read) -> Callable[[object], Iterator[Any]]:

@@ -92,7 +92,7 @@ class AgentCollector(Collector):
         instructions = CounterMetricFamily("tapio_cpu_instructions", "Instructions that were completed.", labels=labels)
         stalled = CounterMetricFamily("tapio_cpu_stalled_cycles", "Cycles in which a CPU waited.", labels=labels)
         ipc = GaugeMetricFamily("tapio_cpu_ipc", "Instructions for each cycle, latest interval.", labels=labels)
-        uncounted = GaugeMetricFamily("tapio_cpu_uncounted", "CPUs that are online and not counted.")
+        uncounted = GaugeMetricFamily("tapio_uncounted_cpus", "CPUs that are online and not counted.")
         for cpu in report.counters:
             number = [str(cpu.cpu)] if labels else []
             cycles.add_metric(number, cpu.cycles)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tapio.config import Config
+from tapio.cpus import CpuCounters
 from tapio.kernel import memory, perf
 from tapio.kernel.attach import Attachment, Outcome, attach
 from tapio.kernel.channel import Sampling
@@ -73,6 +74,16 @@ class Source:
                 )
             )
         return found
+
+    @property
+    def counts_cpus(self) -> bool:
+        """Whether this observer counts what CPUs do."""
+        return self.observer.cpu_report() is not None
+
+    def cpu_counters(self) -> list[CpuCounters]:
+        """What they have counted; nothing for an observer that does not count. Any thread may ask."""
+        report = self.observer.cpu_report()
+        return report.counters if report is not None else []
 
     def close(self) -> None:
         """Detach, and let go of everything."""

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from helpers import cpu_load
 from helpers.kernel_state import loaded_programs
+from helpers.receiver import receiver
 from helpers.running_agent import AGENT, RunningAgent, running_agent, wait_for
 
 from tapio.config import Config, NodeConfig
@@ -258,3 +259,33 @@ def test_the_documented_capabilities_are_enough(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "attached" in ended.stdout
+
+
+def test_the_counters_leave_as_otel_metrics(tmp_path: Path) -> None:
+    """As a receiver decodes them, without asking for the agent's own: cumulative, by CPU, what /metrics shows."""
+    with receiver() as collector:
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_METRIC_EXPORT_INTERVAL": "500"}
+        flags = ("--observer=node", "--sink=otlp", config_file(tmp_path, **CLOCK_AND_FAULTS))
+        with (
+            running_agent(tmp_path / "data", *flags, environment=environment) as agent,
+            cpu_load.load("fault", CPU),
+        ):
+            agent.settle(3)
+            shown = agent.metric(f'tapio_cpu_instructions_total{{cpu="{CPU}"}}')
+            assert agent.stop() == 0  # with a last export
+    exports = [request.metrics() for request in collector.requests if request.path == "/v1/metrics"]
+    (group,) = exports[-1].resource_metrics
+    metrics = {metric.name: metric for metric in group.scope_metrics[0].metrics}
+    assert set(metrics) == {"tapio.cpu.cycles", "tapio.cpu.instructions", "tapio.cpu.ipc"}  # no event for stalls here
+    faults = metrics["tapio.cpu.instructions"]
+    assert (faults.unit, faults.sum.is_monotonic, faults.sum.aggregation_temporality) == ("{instruction}", True, 2)
+    points = {point.attributes[0].value.int_value: point.as_int for point in faults.sum.data_points}
+    assert faults.sum.data_points[0].attributes[0].key == "cpu.logical_number"
+    assert points.keys() <= set(online_cpus())
+    assert points[CPU] >= shown > 1000
+    cycles = {
+        point.attributes[0].value.int_value: point.as_int for point in metrics["tapio.cpu.cycles"].sum.data_points
+    }
+    ipc = {point.attributes[0].value.int_value: point.as_double for point in metrics["tapio.cpu.ipc"].gauge.data_points}
+    assert cycles[CPU] > 1e9
+    assert 0 < ipc[CPU] < 1

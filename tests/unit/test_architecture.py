@@ -17,7 +17,7 @@ UPSTREAM = {
     "kernel": set(),
     "observers": {"kernel"},
     "enrich": {"kernel"},
-    "sinks": {"store"},
+    "sinks": {"store", "pmc_metrics"},
     "store": set(),
     "telemetry": {"sinks"},
     "pmc_metrics": set(),

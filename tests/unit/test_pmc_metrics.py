@@ -75,7 +75,7 @@ def test_all_cpus_together_have_no_number() -> None:
                 ("tapio_cpu_instructions_total", "3"): 50,
                 ("tapio_cpu_stalled_cycles_total", "0"): 30,
                 ("tapio_cpu_ipc", "0"): 2,
-                ("tapio_cpu_uncounted", None): 0,
+                ("tapio_uncounted_cpus", None): 0,
             },
         ),
         (
@@ -85,10 +85,10 @@ def test_all_cpus_together_have_no_number() -> None:
                 ("tapio_cpu_instructions_total", None): 650,
                 ("tapio_cpu_stalled_cycles_total", None): 30,
                 ("tapio_cpu_ipc", None): 1.5,
-                ("tapio_cpu_uncounted", None): 2,
+                ("tapio_uncounted_cpus", None): 2,
             },
         ),
-        (CpuReport([], 0), {("tapio_cpu_uncounted", None): 0}),
+        (CpuReport([], 0), {("tapio_uncounted_cpus", None): 0}),
         (None, {}),
     ],
 )
@@ -100,6 +100,6 @@ def test_series(report: CpuReport | None, expected: dict[tuple[str, str | None],
         (sample.name, sample.labels.get("cpu")): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-        if sample.name.startswith("tapio_cpu")
+        if "_cpu" in sample.name
     }
     assert found == expected
