@@ -59,7 +59,8 @@ def difference(before: Any, after: Any, period_ns: int) -> Delta | None:
 def _counted(before: tuple[int, int, int], after: tuple[int, int, int], interval_ns: int) -> int | None:
     """The count of the whole interval, from the part of it in which the event had a counter; None: it had none."""
     enabled_ns, running_ns = after[1] - before[1], after[2] - before[2]
-    if running_ns <= 0:
+    # All zero: this total could not be read, or not yet. What follows it is not the count of one interval.
+    if running_ns <= 0 or before[1] == 0:
         return None
     count = after[0] - before[0] & _WRAP
     if enabled_ns > running_ns:

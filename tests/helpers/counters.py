@@ -37,11 +37,13 @@ class Cpu:
     """One CPU's totals as they grow."""
 
     def __init__(self, number: int = 0, boot_ns: int = 0, **totals: int) -> None:
-        self.totals = {"cpu": number, "boot_ns": boot_ns, "busy_samples": 0, **totals}
+        opened = {f"{name}_{part}_ns": 1 for name in COUNTERS for part in ("enabled", "running")}
+        self.totals = {"cpu": number, "boot_ns": boot_ns, "busy_samples": 0, **opened, **totals}
 
-    def record(self) -> bytes:
-        """The totals now."""
-        signed = {name: (value + (1 << 63)) % (1 << 64) - (1 << 63) for name, value in self.totals.items()}
+    def record(self, *unread: str) -> bytes:
+        """The totals now; counters named in `unread` as the kernel leaves them when it cannot read them."""
+        totals = {name: 0 if name.partition("_")[0] in unread else value for name, value in self.totals.items()}
+        signed = {name: (value + (1 << 63)) % (1 << 64) - (1 << 63) for name, value in totals.items()}
         return pack(_LAYOUT, kind=KIND, **signed)
 
     def sample(

@@ -166,6 +166,23 @@ def test_an_event_without_a_counter_is_no_data() -> None:
     assert kinds(observer, [*stalls_only, *busy(cpu, 4, stalled=0.5)]) == []
 
 
+@pytest.mark.parametrize("unread", ["cycles", "instructions", "stalls"])
+def test_a_total_that_could_not_be_read_starts_no_interval(unread: str) -> None:
+    """Else the next one would hold all that was counted since the start."""
+    observer, cpu = make_observer(), Cpu()
+    for _ in range(1000):
+        cpu.sample(stalled=0.1)
+    cpu.sample(stalled=0.1)
+    observer.decode([cpu.record(unread), cpu.sample(stalled=0.1), cpu.sample(stalled=0.1)])
+    (counters,) = observer.cpu_report().counters
+    seen = 2 if unread == "stalls" else 1
+    assert (counters.cycles, counters.instructions) == (seen * CYCLES, 2 * seen * CYCLES)
+    assert counters.stalled_cycles == CYCLES // 10
+    cpu.sample()
+    observer.decode([cpu.record(unread), cpu.sample(stalled=0.1)])
+    assert observer.suppressed["not_counted"] == (0 if unread == "stalls" else 3)
+
+
 def test_what_cannot_be_is_left_out() -> None:
     """More cycles than a CPU can run, time that goes back, records that are cut off or of another kind."""
     observer, cpu = make_observer(), Cpu()

@@ -133,6 +133,8 @@ def main(cache: Path) -> None:
     assert hotplug["metrics"]["tapio_uncounted_cpus"] == 1
     assert 'tapio_cpu_ipc{cpu="1"}' not in hotplug["metrics"]
     assert [item["type"] for item in hotplug["occurrences"]] == ["kernel.node.cpu_stall"]
+    data = hotplug["occurrences"][0]["data"]
+    assert abs(data["stall_cycles"] / data["cycles"] - 1) < 0.02, data  # the same event twice
     assert (hotplug["ready"], hotplug["exit"]) == (200, 0)
     print("good")
 
