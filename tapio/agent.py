@@ -16,6 +16,7 @@ import socket
 import time
 from collections.abc import Callable
 from http import HTTPStatus
+from operator import attrgetter
 from pathlib import Path
 from types import FrameType
 
@@ -27,12 +28,12 @@ from tapio.episodes import Emitted, Episodes
 from tapio.errors import KernelError, TapioError, UsageError
 from tapio.heartbeat import HeartbeatWriter
 from tapio.ids import IdSource
-from tapio.kernel import attach, privileges
+from tapio.kernel import privileges
 from tapio.occurrence import PROTOCOL_VERSION, Context, Error, Occurrence
 from tapio.sinks.base import MultiSink
 from tapio.sinks.chosen import ChosenSinks
 from tapio.sinks.file import FileSink
-from tapio.source import Source
+from tapio.source import Source, attach_observers
 from tapio.store import Store, lock_directory, open_directory
 from tapio.telemetry import ObserverTelemetry, Telemetry
 from tapio.web import PLAIN, Answer, WebServer
@@ -79,6 +80,8 @@ class Agent:
             if self._stopping:  # whoever ended us may have ended the loader too
                 return
             raise
+        if any(source.counts_cpus for source in self._sources):
+            chosen.need_metric_export()
         for name in _CODECS:  # after the drop the interpreter's files may be out of reach
             codecs.lookup(name)
         privileges.drop(uid, gid)
@@ -95,6 +98,9 @@ class Agent:
             export = chosen.make_metric_export()
             if export is not None and config.otlp.agent_metrics:
                 export.add_agent_metrics(prometheus.AgentCollector(telemetry).collect)
+            for source in self._sources:
+                if export is not None and source.counts_cpus:
+                    export.add_cpu_metrics(source.cpu_counters)
             heartbeat = HeartbeatWriter(store, telemetry)
             log.info("observing %s", ", ".join(source.telemetry.name for source in self._sources))
             self._loop(telemetry, sinks)
@@ -120,9 +126,7 @@ class Agent:
 
     def _attach(self) -> dict[str, str]:
         """Attach every observer; returns the reasons of those that are off."""
-        folder = self._config.find_ebpf_dir()
-        objects: dict[str, Path] = {name: folder / f"{name}_monitor.o" for name in self._config.observers}
-        outcome = attach.attach(objects, self._config.kernel.ring_kib * 1024, tables=self._config.tables())
+        outcome = attach_observers(self._config)
         if not outcome.attached:
             raise KernelError("; ".join(dict.fromkeys(outcome.failed.values())))
         for name, reason in outcome.failed.items():
@@ -257,8 +261,8 @@ class Agent:
             if isinstance(sink, FileSink):
                 sink.config = config.file
         restart = [key for key in ("sinks", "observers", "data_dir", "ebpf_dir", "metrics_address", "user", "kernel",
-                                "otlp", "polku")
-                   if getattr(config, key) != getattr(self._config, key)]  # fmt: skip
+                                   "otlp", "polku", "node.interval_ms", "node.events")
+                   if attrgetter(key)(config) != attrgetter(key)(self._config)]  # fmt: skip
         if config.tables() != self._config.tables():
             restart.append("storage.max_in_flight")
         log.info("configuration reloaded%s", f"; needs a restart: {', '.join(restart)}" if restart else "")

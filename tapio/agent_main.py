@@ -16,8 +16,8 @@ from tapio import __version__
 from tapio import config as configuration
 from tapio.config import Config, ObserverName, SinkName
 from tapio.errors import TapioError, UsageError, one_line
-from tapio.kernel import attach, privileges
-from tapio.source import Source
+from tapio.kernel import privileges
+from tapio.source import Source, attach_observers
 
 
 class _Parser(argparse.ArgumentParser):
@@ -77,19 +77,20 @@ def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def check(config: Config, *, named: bool) -> int:
     """Print what works here: 0 when every observer works, or any if none was named."""
-    folder = config.find_ebpf_dir()
-    objects: dict[str, Path] = {name: folder / f"{name}_monitor.o" for name in config.observers}
-    outcome = attach.attach(objects, config.kernel.ring_kib * 1024, tables=config.tables())
+    outcome = attach_observers(config)
     rows = [("OBSERVER", "HOOK", "STATE", "REASON")]
+    notes: dict[str, str] = {}
     for attachment in list(outcome.attached):
         try:
-            Source(attachment, config)
+            notes[attachment.observer] = Source(attachment, config).observer.reason
         except TapioError as error:
             outcome.failed[attachment.observer] = str(error)
             outcome.attached.remove(attachment)
     working = set(config.observers) - set(outcome.failed)
     for attachment in outcome.attached:
-        rows += [(attachment.observer, h.name, "off" if h.reason else "attached", h.reason) for h in attachment.hooks]
+        for hook in attachment.hooks:
+            state, reason = ("off", hook.reason) if hook.reason else ("attached", notes[attachment.observer])
+            rows.append((attachment.observer, hook.name, state, reason))
         working -= {attachment.observer for hook in attachment.hooks if hook.reason}
         attachment.close()
     rows += [(name, "-", "off", reason) for name, reason in outcome.failed.items()]

@@ -57,6 +57,9 @@ OOM_KILL = CATALOGUE["kernel.container.oom_kill"]
 ABNORMAL_EXIT = CATALOGUE["kernel.container.abnormal_exit"]
 IO_ERROR = CATALOGUE["kernel.storage.io_error"]
 LATENCY_SPIKE = CATALOGUE["kernel.storage.latency_spike"]
+CPU_STALL = CATALOGUE["kernel.node.cpu_stall"]
+MEMORY_PRESSURE = CATALOGUE["kernel.node.memory_pressure"]
+IPC_DEGRADATION = CATALOGUE["kernel.node.ipc_degradation"]
 
 
 class Anomaly(msgspec.Struct, frozen=True):

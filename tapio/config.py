@@ -23,7 +23,7 @@ DOCUMENTED = Path(__file__).with_name("tapio.toml")
 INSTALLED_EBPF_DIR = Path("/opt/tapio/ebpf")
 CHECKOUT_EBPF_DIR = Path(__file__).resolve().parent.parent / "ebpf" / "build"
 
-ObserverName = Literal["network", "container", "storage"]
+ObserverName = Literal["network", "container", "storage", "node"]
 SinkName = Literal["stdout", "file", "otlp", "grafana", "polku"]
 _ExitCode = Annotated[int, msgspec.Meta(ge=0, le=255)]
 _FlushTime = Annotated[float, msgspec.Meta(ge=0, le=60)]
@@ -34,6 +34,9 @@ _Count = Annotated[int, msgspec.Meta(ge=1, le=_MAX)]
 _Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=_MAX)]
 _Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=_MAX)]
+_OBJECTS = {"node": "node_pmc"}  # observers whose object has another name
+_PerfEvent = Annotated[str, msgspec.Meta(pattern="^(auto|(hardware|software):[a-z-]+|raw:0x[0-9a-fA-F]{1,16})$")]
+_Percent = Annotated[float, msgspec.Meta(gt=0, le=100)]
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,6 +125,33 @@ class StorageConfig(_Section, frozen=True):
         )
 
 
+class NodeConfig(_Section, frozen=True):
+    """What the node observer counts on each CPU, and what it reports."""
+
+    interval_ms: Annotated[int, msgspec.Meta(ge=10, le=10_000)] = 100
+    cycles: _PerfEvent = "auto"
+    instructions: _PerfEvent = "auto"
+    stalls: _PerfEvent = "auto"
+    per_cpu: bool | Literal["auto"] = "auto"
+    busy_percent: _Percent = 50
+    cpu_stall_percent: _Percent = 40
+    memory_pressure_percent: _Percent = 20
+    ipc_floor: Annotated[float, msgspec.Meta(gt=0, le=100)] = 1.0
+    ipc_drop_ratio: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
+    ipc_learning_s: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 60
+    sustained_intervals: Annotated[int, msgspec.Meta(ge=2, le=100_000)] = 50
+    hysteresis_percent: Annotated[float, msgspec.Meta(ge=0, le=90)] = 10
+
+    def __post_init__(self) -> None:
+        if self.memory_pressure_percent > self.cpu_stall_percent:
+            raise ValueError("cpu_stall_percent is below memory_pressure_percent")
+
+    @property
+    def events(self) -> dict[str, str]:
+        """The perf events by what they count."""
+        return {"cycles": self.cycles, "instructions": self.instructions, "stalls": self.stalls}
+
+
 class FileConfig(_Section, frozen=True):
     """How long occurrence files are kept."""
 
@@ -162,7 +192,12 @@ class Config(_Section, frozen=True):
     """Everything that can be set."""
 
     sinks: Annotated[tuple[SinkName, ...], msgspec.Meta(min_length=1)] = ("stdout",)
-    observers: Annotated[tuple[ObserverName, ...], msgspec.Meta(min_length=1)] = ("network", "container", "storage")
+    observers: Annotated[tuple[ObserverName, ...], msgspec.Meta(min_length=1)] = (
+        "network",
+        "container",
+        "storage",
+        "node",
+    )
     data_dir: Annotated[_Path, msgspec.Meta(min_length=1)] = ".tapio/occurrences"
     ebpf_dir: _Path = ""
     metrics_address: str = "127.0.0.1:9464"
@@ -171,6 +206,7 @@ class Config(_Section, frozen=True):
     network: NetworkConfig = NetworkConfig()
     container: ContainerConfig = ContainerConfig()
     storage: StorageConfig = StorageConfig()
+    node: NodeConfig = NodeConfig()
     file: FileConfig = FileConfig()
     episodes: EpisodesConfig = EpisodesConfig()
     otlp: OtlpConfig = OtlpConfig()
@@ -185,6 +221,11 @@ class Config(_Section, frozen=True):
     def tables(self) -> dict[str, dict[str, int]]:
         """How many entries tables of the kernel side hold, by observer and map."""
         return {"storage": {"in_flight": self.storage.max_in_flight}}
+
+    def find_objects(self) -> dict[str, Path]:
+        """The BPF object of each observer."""
+        folder = self.find_ebpf_dir()
+        return {name: folder / f"{_OBJECTS.get(name, name)}_monitor.o" for name in self.observers}
 
     def metrics_endpoint(self) -> tuple[str, int] | None:
         """Host and port of /metrics, None when it is off; UsageError when the address makes no sense."""

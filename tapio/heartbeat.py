@@ -26,7 +26,7 @@ _INTERVAL_S = 1.0
 
 
 class ObserverState(msgspec.Struct, frozen=True):
-    """One observer: `up` when all its hooks are attached, else `reason` says why not. Counts since start."""
+    """One observer: `up` when all its hooks are attached; `reason`: why not, or what it lacks. Counts since start."""
 
     up: bool
     reason: str

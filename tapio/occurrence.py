@@ -143,6 +143,15 @@ _DATA: dict[str, _Check] = {
     "sector": _COUNT,
     "bytes": _COUNT,
     "latency_ms": _number,
+    "cpu": _COUNT,
+    "cycles": _COUNT,
+    "instructions": _COUNT,
+    "stall_cycles": _COUNT,
+    "ipc": _number,
+    "baseline_ipc": _number,
+    "stall_pct": _number,
+    "busy_pct": _number,
+    "interval_ms": _number,
 }
 
 _ENCODER = msgspec.json.Encoder()

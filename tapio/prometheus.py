@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 
 from tapio import __version__
 from tapio.anomalies import CATALOGUE
+from tapio.cpus import CpuReport
 from tapio.telemetry import DISK_LATENCY_BOUNDS_S, Hook, ObserverTelemetry, Telemetry
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -33,6 +34,10 @@ class AgentCollector(Collector):
         yield from self._observers(observers)
         yield from self._hooks(observers)
         yield from self._disks()
+        for observer, _ in observers:
+            report = observer.read_cpus()
+            if report is not None:
+                yield from self._cpus(report)
         yield from self._occurrences()
 
     @staticmethod
@@ -112,6 +117,25 @@ class AgentCollector(Collector):
                 latency.add_metric([disk.device, disk.operation], buckets, disk.sum_ns / 1e9)
                 errors.add_metric([disk.device, disk.operation], disk.errors)
         yield from (latency, errors)
+
+    @staticmethod
+    def _cpus(report: CpuReport) -> Iterator[Metric]:
+        labels = ["cpu"] if all(cpu.cpu is not None for cpu in report.counters) else []
+        cycles = CounterMetricFamily("tapio_cpu_cycles", "CPU cycles.", labels=labels)
+        instructions = CounterMetricFamily("tapio_cpu_instructions", "Instructions that were completed.", labels=labels)
+        stalled = CounterMetricFamily("tapio_cpu_stalled_cycles", "Cycles in which a CPU waited.", labels=labels)
+        ipc = GaugeMetricFamily("tapio_cpu_ipc", "Instructions for each cycle, latest interval.", labels=labels)
+        uncounted = GaugeMetricFamily("tapio_uncounted_cpus", "CPUs that are online and not counted.")
+        for cpu in report.counters:
+            number = [str(cpu.cpu)] if labels else []
+            cycles.add_metric(number, cpu.cycles)
+            instructions.add_metric(number, cpu.instructions)
+            if cpu.stalled_cycles is not None:
+                stalled.add_metric(number, cpu.stalled_cycles)
+            if cpu.ipc is not None:
+                ipc.add_metric(number, cpu.ipc)
+        uncounted.add_metric([], report.uncounted)
+        yield from (family for family in (cycles, instructions, stalled, ipc, uncounted) if family.samples)
 
     def _occurrences(self) -> Iterator[Metric]:
         labels = ["anomaly_type", "severity"]

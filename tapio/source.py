@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from tapio.config import Config
+from tapio.cpus import CpuCounters
 from tapio.disks import disk_io
-from tapio.kernel import memory
-from tapio.kernel.attach import Attachment
+from tapio.kernel import memory, perf
+from tapio.kernel.attach import Attachment, Outcome, attach
+from tapio.kernel.channel import Sampling
 from tapio.kernel.programs import Program, ProgramInfo
 from tapio.kernel.ringbuf import RingBuffer
 from tapio.observers import OBSERVERS
 from tapio.telemetry import DiskIo, Hook, ObserverTelemetry
+
+# Shorter than the interval by so much, so that the samples drift through everything that has a round period:
+# CPU limits of containers are enforced every 100 ms, and always the same moment of it would be no sample.
+_DEPHASED = 0.97
+
+
+def attach_observers(config: Config) -> Outcome:
+    """Load and attach what is to be observed. LoaderError when nothing could be loaded at all."""
+    node = config.node
+    for words in node.events.values():
+        if words != "auto":
+            perf.parse(words)
+    sampling = {"node": Sampling(node.events, round(node.interval_ms * 1e6 * _DEPHASED))}
+    return attach(config.find_objects(), config.kernel.ring_kib * 1024, tables=config.tables(), sampling=sampling)
 
 
 class Source:
@@ -32,6 +48,8 @@ class Source:
         self.telemetry.suppressed = self.observer.suppressed
         if "disks" in attachment.loaded.variables:
             self.telemetry.read_disks = self.disks
+        self.telemetry.read_reason = lambda: self.observer.reason
+        self.telemetry.read_cpus = self.observer.cpu_report
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -49,7 +67,7 @@ class Source:
             found.append(
                 Hook(
                     name=hook.name,
-                    attached=f"link:{hook.name}" in self.attachment.descriptors,
+                    attached=self.attachment.is_attached(hook.name),
                     reason=hook.reason,
                     hits=counts["hits"],
                     submitted=counts["submitted"],
@@ -68,6 +86,16 @@ class Source:
         """What each disk did, without those that the settings ignore."""
         found = disk_io(self._counters.section.rows("disks"))
         return [disk for disk in found if not self._config.storage.ignores(disk.device)]
+
+    @property
+    def counts_cpus(self) -> bool:
+        """Whether this observer counts what CPUs do."""
+        return self.observer.cpu_report() is not None
+
+    def cpu_counters(self) -> list[CpuCounters]:
+        """What they have counted; nothing for an observer that does not count. Any thread may ask."""
+        report = self.observer.cpu_report()
+        return report.counters if report is not None else []
 
     def close(self) -> None:
         """Detach, and let go of everything."""

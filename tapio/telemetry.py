@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
+from tapio.cpus import CpuReport
 from tapio.occurrence import Occurrence
 from tapio.sinks.base import Sink
 
@@ -56,13 +57,20 @@ class ObserverTelemetry:
 
     def __init__(self, name: str, reason: str = "", read_hooks: Callable[[], list[Hook]] = list) -> None:
         self.name = name
-        self.reason = reason
+        self._reason = reason
         self.read_hooks = read_hooks
         self.read_disks: Callable[[], list[DiskIo]] = list
+        self.read_reason: Callable[[], str] = str
+        self.read_cpus: Callable[[], CpuReport | None] = lambda: None
         self.events = 0
         self.anomalies: Counter[str] = Counter()
         self.unattributed = 0
         self.suppressed: dict[str, int] = {}
+
+    @property
+    def reason(self) -> str:
+        """Why the observer is off, or what does not work although it is on; '' if all is well."""
+        return self._reason or self.read_reason()
 
     def is_up(self, hooks: Sequence[Hook]) -> bool:
         """Whether every hook of the observer is attached."""

@@ -22,6 +22,7 @@ enum record_kind {
 	RECORD_RETRANSMIT = 12,
 	RECORD_RTT = 13,
 	RECORD_REQUEST = 20,
+	RECORD_CPU = 30,
 };
 
 /*
@@ -215,6 +216,24 @@ struct request_record {
 	__u32 pad;
 	char comm[COMM_LEN];
 	char device[DISK_NAME_LEN];
+};
+
+/* A perf event as the kernel reads it (struct bpf_perf_event_value). Counted only while running: scale. */
+struct cpu_counter {
+	__u64 value;
+	__u64 enabled_ns;
+	__u64 running_ns; /* 0, or not growing: no data */
+};
+
+/* Totals of one CPU at one moment; what happened is the difference of two. */
+struct cpu_record {
+	__u32 kind;
+	__u32 cpu;
+	__u64 boot_ns;
+	__u64 busy_samples; /* those in which the timer did not interrupt the idle task */
+	struct cpu_counter cycles;
+	struct cpu_counter instructions;
+	struct cpu_counter stalls;
 };
 
 #endif

@@ -28,6 +28,7 @@ typedef _Bool bool;
 
 /* UAPI values, fixed for ever. */
 enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_ARRAY = 2, BPF_MAP_TYPE_RINGBUF = 27 };
+enum { BPF_MAP_TYPE_PERF_EVENT_ARRAY = 4 };
 enum { BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2 };
 enum { BPF_RB_AVAIL_DATA = 0 };
 enum bpf_func_id { BPF_FUNC_get_current_task_btf = 158 }; /* 5.11 */

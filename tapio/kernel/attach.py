@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import msgspec
 
 from tapio.errors import LoaderError
 from tapio.kernel import channel
-from tapio.kernel.channel import Done, Failed, Hook, Loaded, Request
+from tapio.kernel.channel import Done, Failed, Hook, Loaded, Request, Sampling
 
 _TIMEOUT_S = 30.0
 
@@ -46,6 +47,10 @@ class Attachment:
                 return descriptor, self.loaded.sizes[name]
         raise LoaderError(f"mapping {suffix} of {self.observer}: the object has no such section: rebuild it")
 
+    def is_attached(self, hook: str) -> bool:
+        """Whether the program of that name is attached, on all CPUs or on some."""
+        return any(name == f"link:{hook}" or name.startswith(f"link:{hook}:") for name in self.descriptors)
+
     def detach(self) -> None:
         """End the programs; what they left in the ring can still be read."""
         for name in [name for name in self.descriptors if name.startswith("link:")]:
@@ -69,13 +74,18 @@ def attach(
     objects: Mapping[str, Path],
     ring_bytes: int,
     interpreter: str = sys.executable,
+    *,
     tables: Mapping[str, dict[str, int]] | None = None,
+    sampling: Mapping[str, Sampling] | None = None,
 ) -> Outcome:
     """Load and attach the objects in a child process. Raises LoaderError when nothing could be loaded at all.
 
-    `tables` gives the number of entries of maps that shall not be as compiled, by observer and map.
+    `tables` gives the number of entries of maps that shall not be as compiled, by observer and map; `sampling` says
+    what to count, for each observer whose program runs on a timer.
     """
-    request = Request({name: str(path) for name, path in objects.items()}, ring_bytes, dict(tables or {}))
+    paths = {name: str(path) for name, path in objects.items()}
+    request = Request(paths, ring_bytes, dict(tables or {}), dict(sampling or {}))
+    _allow_many_files()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.settimeout(_TIMEOUT_S)
     outcome = Outcome([], {})
@@ -125,6 +135,12 @@ def _end(child: subprocess.Popen[bytes]) -> None:
         child.wait(_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         child.kill()
+
+
+def _allow_many_files() -> None:
+    """As many as the hard limit allows: a program on a timer has a link for each CPU."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _answers(ours: socket.socket) -> Iterator[Attachment | Failed]:

@@ -20,12 +20,20 @@ _MAX_DESCRIPTORS = 200
 _Value = TypeVar("_Value")
 
 
+class Sampling(msgspec.Struct, frozen=True):
+    """What to count and how often: perf events by the array of the object, in the words of `perf`."""
+
+    events: dict[str, str]
+    interval_ns: int
+
+
 class Request(msgspec.Struct, frozen=True):
-    """What to load: observers and their object files, how large each ring is, and tables that are not as compiled."""
+    """What to load: observers and their object files, how large each ring is, and what differs between observers."""
 
     objects: dict[str, str]
     ring_bytes: int
-    tables: dict[str, dict[str, int]] = {}  # observer → map → entries
+    tables: dict[str, dict[str, int]] = {}  # observer → map → entries, for those that are not as compiled
+    sampling: dict[str, Sampling] = {}  # by observer, for programs that run on a timer
 
 
 class Hook(msgspec.Struct, frozen=True):
@@ -48,6 +56,9 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     features: dict[str, bool]
     cpus: int  # rows of the per-CPU counters: the highest possible CPU and one
     oom_kills: dict[int, int] = {}  # see oom_counts.py; taken before the programs were attached
+    events: dict[str, str] = {}  # the perf events that are counted, by array
+    counted_cpus: tuple[int, ...] = ()  # the CPUs on which they are
+    interval_ns: int = 0  # between two samples of a CPU
 
     def record(self, name: str) -> Layout:
         """The layout of a record; ObjectError when the object has none of that name."""

@@ -20,15 +20,17 @@ import msgspec
 from tapio.errors import KernelError, ObjectError, TapioError, describe_os_error
 from tapio.kernel import channel, features
 from tapio.kernel.btf import Btf
-from tapio.kernel.channel import Done, Failed, Hook, Loaded, Request
+from tapio.kernel.channel import Done, Failed, Hook, Loaded, Request, Sampling
 from tapio.kernel.layout import Variable
 from tapio.kernel.libbpf import Libbpf
 from tapio.kernel.oom_counts import oom_kill_counts
+from tapio.kernel.sampling import Counters
 
 VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
 _RING = "events"
 _MAX_CPUS = 1024  # MAX_CPUS of ebpf/headers/events.h
 _EM_BPF = 247
+_PROG_TYPE_PERF_EVENT = 7
 
 
 def check_object(path: Path) -> None:
@@ -95,20 +97,28 @@ class LoadedObject:
         """Load every program and map into the kernel."""
         self._libbpf.number("bpf_object__load", self._handle, doing=f"loading {self._path}")
 
-    def attach(self) -> tuple[Loaded, list[int]]:
-        """Attach every program; the answer for the agent and the descriptors that keep it all alive."""
+    def attach(self, sampling: Sampling | None) -> tuple[Loaded, list[int]]:
+        """Attach every program; the answer for the agent and the descriptors that keep it all alive.
+
+        A program of the type perf_event counts what `sampling` asks for, and has a link for each CPU.
+        """
         oom_kills = oom_kill_counts()
         hooks, named = [], {name: self._libbpf.bpf_map__fd(item) for name, item in self._maps.items()}
+        counters = Counters(self._libbpf, sampling) if sampling is not None else None
         for program in self._libbpf.each("bpf_object__next_program", self._handle):
             hook = self._libbpf.bpf_program__name(program).decode()
             try:
-                link = self._libbpf.pointer("bpf_program__attach", program, doing=f"attaching {hook}")
+                if counters is not None and self._libbpf.bpf_program__type(program) == _PROG_TYPE_PERF_EVENT:
+                    for cpu, descriptor in counters.attach(program, hook, named).items():
+                        named[f"link:{hook}:{cpu}"] = descriptor
+                else:
+                    link = self._libbpf.pointer("bpf_program__attach", program, doing=f"attaching {hook}")
+                    named[f"link:{hook}"] = self._libbpf.bpf_link__fd(link)
             except KernelError as error:
                 hooks.append(Hook(hook, str(error)))
                 continue
             hooks.append(Hook(hook))
             named[f"program:{hook}"] = self._libbpf.bpf_program__fd(program)
-            named[f"link:{hook}"] = self._libbpf.bpf_link__fd(link)
         if all(hook.reason for hook in hooks):
             raise KernelError("; ".join(hook.reason for hook in hooks) or f"loading {self._path}: it has no program")
         answer = Loaded(
@@ -122,6 +132,9 @@ class LoadedObject:
             features=self._features,
             cpus=possible_cpus(),
             oom_kills=oom_kills,
+            events=counters.chosen if counters is not None else {},
+            counted_cpus=tuple(counters.cpus) if counters is not None else (),
+            interval_ns=sampling.interval_ns if sampling is not None else 0,
         )
         return answer, list(named.values())
 
@@ -190,7 +203,7 @@ def run(request: Request, answers: socket.socket) -> None:
             item = LoadedObject(libbpf, observer, Path(path))
             item.configure(kernel, request.ring_bytes, request.tables.get(observer, {}))
             item.load()
-            answer, descriptors = item.attach()
+            answer, descriptors = item.attach(request.sampling.get(observer))
         except TapioError as error:
             channel.send(answers, Failed(str(error), observer), [])
         except OSError as error:

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from tapio.anomalies import Anomaly
 from tapio.config import Config
+from tapio.cpus import CpuReport
 from tapio.kernel.channel import Loaded
 
 Settings = dict[str, int | tuple[int, ...]]
@@ -22,6 +23,7 @@ class Observer(abc.ABC):
 
     name: str
     suppressed: dict[str, int]  # records that were no anomaly of their own, by reason; only grows
+    reason: str = ""  # what does not work although the observer does; replaced as a whole
 
     @abc.abstractmethod
     def __init__(self, loaded: Loaded) -> None:
@@ -38,6 +40,10 @@ class Observer(abc.ABC):
     @abc.abstractmethod
     def due(self, boot_ns: int | None) -> list[Anomaly]:
         """Anomalies that were held back until `boot_ns` on the boot clock; None: all, the agent is stopping."""
+
+    def cpu_report(self) -> CpuReport | None:
+        """What the CPUs have counted, of an observer that counts. Any thread may ask."""
+        return None
 
 
 class RecentMap(Generic[Key, Value]):

@@ -35,6 +35,7 @@ class ChosenSinks:
         self._config = config
         self._make: dict[str, Callable[[Store, int], Sink]] = {}
         self._export: Callable[[], MetricExport] | None = None
+        self._prepare_export: Callable[[], None] = lambda: None
         for name in sink_names(config):
             if name == "stdout":
                 self._make[name] = lambda _store, _directory: StdoutSink()
@@ -48,6 +49,10 @@ class ChosenSinks:
     def make(self, store: Store, directory: int) -> list[Sink]:
         """The sinks, at work. `directory` is the descriptor of the data directory."""
         return [make(store, directory) for make in self._make.values()]
+
+    def need_metric_export(self) -> None:
+        """There are metrics besides the agent's own: import what it takes, while the files can be read."""
+        self._prepare_export()
 
     def make_metric_export(self) -> MetricExport | None:
         """The way of OTel metrics, None when nothing has to be exported."""
@@ -66,10 +71,15 @@ class ChosenSinks:
         self._make["otlp"] = lambda _store, directory: OtlpSink(
             logs, resource, directory, config.spool_mib << 20, flush_s=config.flush_s
         )
-        if config.agent_metrics:
+
+        def prepare() -> None:
             from tapio.sinks.otlp_metrics import MetricExport
 
             self._export = lambda: MetricExport(metrics, resource, interval_s)
+
+        self._prepare_export = prepare
+        if config.agent_metrics:
+            prepare()
 
     def _prepare_polku(self) -> None:
         from tapio.sinks.otlp_environment import check_url

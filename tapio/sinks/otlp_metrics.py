@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from google.protobuf.message import DecodeError
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -20,7 +20,8 @@ from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData, Pe
 from opentelemetry.sdk.resources import Resource
 from prometheus_client.core import Metric
 
-from tapio import __version__, otel_names
+from tapio import __version__, otel_names, pmc_metrics
+from tapio.cpus import CpuCounters
 from tapio.sinks.one_shot import OneShotSession
 from tapio.sinks.otlp import COMPRESSIONS, read_json_answer, silence_libraries
 from tapio.sinks.otlp_environment import OtlpSettings
@@ -85,6 +86,10 @@ class MetricExport:
                 self.meter.create_observable_counter if family.type == "counter" else self.meter.create_observable_gauge
             )
             create(known, [observe(name)], otel_names.METRIC_UNITS[known], family.documentation)
+
+    def add_cpu_metrics(self, read: Callable[[], Sequence[CpuCounters]]) -> None:
+        """Export what the CPUs have counted. Called before the first export."""
+        pmc_metrics.add_instruments(self.meter, Observation, read)
 
     def close(self, timeout_s: float) -> None:
         """Export once more and end, within about `timeout_s` seconds."""

@@ -200,7 +200,7 @@ def test_the_documented_capabilities_are_enough(tmp_path: Path, cgroup: ScratchC
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         try:
             assert process.stderr is not None
-            assert "observing" in process.stderr.readline()
+            assert any("observing" in line for line in process.stderr)
             cgroup.run(["/bin/false"])
         finally:
             process.terminate()

@@ -11,15 +11,16 @@ import tapio
 
 PACKAGE = Path(tapio.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SHARED = {"anomalies", "clock", "config", "errors", "ids", "occurrence", "otel_names", ""}
+SHARED = {"anomalies", "clock", "config", "cpus", "errors", "ids", "occurrence", "otel_names", ""}
 # What each stage may import beside what all share and itself: only what lies upstream of it.
 UPSTREAM = {
     "kernel": set(),
     "observers": {"kernel"},
     "enrich": {"kernel"},
-    "sinks": {"store"},
+    "sinks": {"store", "pmc_metrics"},
     "store": set(),
     "telemetry": {"sinks"},
+    "pmc_metrics": set(),
     "prometheus": {"telemetry"},
     "heartbeat": {"telemetry", "store"},
     "web": set(),
