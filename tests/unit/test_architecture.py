@@ -21,10 +21,11 @@ UPSTREAM = {
     "store": set(),
     "telemetry": {"sinks"},
     "prometheus": {"telemetry"},
-    "heartbeat": {"telemetry", "store"},
+    "heartbeat": {"telemetry", "store", "heartbeat_document"},
+    "heartbeat_document": {"telemetry"},
     "web": set(),
     "episodes": set(),
-    "cli": {"store", "heartbeat"},
+    "cli": {"store", "heartbeat_document"},
 }
 
 

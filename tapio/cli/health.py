@@ -1,0 +1,169 @@
+"""`tapio health`: healthy, degraded or critical, and what to look at first."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from typing import Any
+
+from tapio.cli import lines
+from tapio.cli.agent_state import Agent, read_agent, without_directory
+from tapio.cli.directory import DataDirectory, find_directory
+from tapio.cli.filters import find_observer
+from tapio.cli.judgement import Judged, Verdict, judge, overall, worst_places
+from tapio.cli.notes import skipped_note
+from tapio.cli.screen import Cell, Column, Screen, warn
+from tapio.cli.tally import covers_s
+from tapio.cli.times import TimeFormat, format_duration, parse_duration
+from tapio.errors import StoreError
+
+_EXIT_CODES = {"degraded": 10, "critical": 11}
+_STYLES = {"healthy": "good", "degraded": "warning", "critical": "critical", "off": "dim", "unknown": "warning"}
+_BUCKETS = 60
+_BARS = " ▁▂▃▄▅▆▇█"
+_COLUMNS = (
+    Column("OBSERVER"),
+    Column("HEALTH"),
+    Column("CRITICAL", right=True),
+    Column("ERROR", right=True),
+    Column("WARNING", right=True),
+    Column("MOST FREQUENT"),
+)
+_PLACE_COLUMNS = (Column("WORST", shrinks=True, least=20), Column("SEVERITY"), Column("ANOMALIES", right=True))
+_KEY_COLUMNS = (Column("ANOMALIES", right=True), Column("WHAT AND WHERE"))
+
+
+def run(arguments: argparse.Namespace, screen: Screen) -> int:
+    """0 when the question could be answered, else 1; with --exit-code 10 and 11 tell the answer."""
+    window_s = parse_duration(arguments.since)
+    chosen = find_observer(arguments.observer) if arguments.observer is not None else None
+    now_s = time.time()
+    start_ms, end_ms = int((now_s - window_s) * 1000), int(now_s * 1000)
+    path = find_directory(arguments.data_dir)
+    notes = []
+    try:
+        directory = DataDirectory(path)
+    except StoreError as error:
+        agent = without_directory(str(error))
+        judged = judge(agent, (), start_ms, end_ms, _BUCKETS)
+    else:
+        agent = read_agent(directory, now_s)
+        judged = judge(agent, directory.occurrences(start_ms), start_ms, end_ms, _BUCKETS)
+        notes = [skipped_note(directory), _reach_note(covers_s(directory, agent, now_s, window_s))]
+    if chosen:
+        judged = [found for found in judged if found.name == chosen]
+    verdict = overall(judged)
+    if verdict == "unknown" and agent.is_live and agent.writes_files and not chosen:
+        agent_reason = "every observer is off"
+    else:
+        agent_reason = agent.explanation
+    if arguments.json:
+        screen.json(_document(verdict, agent, judged, window_s, notes, detailed=bool(chosen)))
+    else:
+        screen.line(f"{chosen or 'node'} is {verdict} (last {arguments.since})", _STYLES[verdict])
+        if chosen:
+            _draw_one(screen, judged[0], window_s, TimeFormat(now_s, utc=arguments.utc))
+        else:
+            _draw_all(screen, judged)
+    screen.flush()
+    for note in (agent_reason, *notes):
+        if note:
+            warn(note)
+    if verdict == "unknown":
+        return 1
+    if chosen and judged[0].verdict == "off":
+        return 0
+    return _EXIT_CODES.get(verdict, 0) if arguments.exit_code else 0
+
+
+def _reach_note(reach_s: float | None) -> str:
+    if reach_s is None:
+        return ""
+    return f"the files reach back only {format_duration(reach_s)}: retention removed older ones"
+
+
+def _draw_all(screen: Screen, judged: list[Judged]) -> None:
+    rows: list[list[Cell | str]] = [
+        [
+            found.name,
+            Cell(found.verdict, _STYLES[found.verdict]),
+            *(_figure(found.severities[name], name) for name in ("critical", "error", "warning")),
+            _most_frequent(found.types) or found.reason,
+        ]
+        for found in judged
+    ]
+    screen.table(_COLUMNS, rows)
+    for found in judged:
+        if found.verdict == "degraded" and found.reason.startswith("blind"):
+            screen.paragraph(f"{found.name} is {found.reason}")
+    places = list(worst_places(judged))
+    if places:
+        screen.line()
+        screen.table(_PLACE_COLUMNS, [[name, Cell(worst, worst), str(count)] for name, worst, count in places])
+    selftest = sum(found.selftest for found in judged)
+    if selftest:
+        screen.paragraph(f"{selftest} more came from 'tapio selftest' and do not count")
+
+
+def _draw_one(screen: Screen, judged: Judged, window_s: float, times: TimeFormat) -> None:
+    if judged.reason:
+        screen.paragraph(judged.reason)
+    bucket = format_duration(window_s / _BUCKETS)
+    screen.line(f"{sparkline(judged.timeline)}  one bar: {bucket}, highest: {max(judged.timeline)}")
+    if judged.keys:
+        screen.line()
+        screen.table(_KEY_COLUMNS, [[str(count), name] for name, count in judged.keys.most_common(5)])
+    if judged.last:
+        screen.line()
+        lines.draw(screen, judged.last, times)
+    if judged.selftest:
+        screen.paragraph(f"{judged.selftest} more came from 'tapio selftest' and do not count")
+
+
+def sparkline(values: list[int]) -> str:
+    """Bars of eight heights. Whatever is not zero shows; the first character marks the line's start."""
+    highest = max(values) or 1
+    return "▕" + "".join(_BARS[-(-8 * value // highest)] for value in values) + "▏"
+
+
+def _figure(number: int, severity: str) -> Cell:
+    return Cell(str(number), severity if number else "dim")
+
+
+def _most_frequent(types: Counter[str]) -> str:
+    return ", ".join(f"{lines.short_type(name)} {count}" for name, count in types.most_common(3))
+
+
+def _document(
+    verdict: Verdict, agent: Agent, judged: list[Judged], window_s: float, notes: list[str], *, detailed: bool
+) -> dict[str, Any]:
+    """What --json prints; tapio/cli/README.md documents it."""
+    return {
+        "kind": "health",
+        "health": verdict,
+        "window_s": window_s,
+        "agent": {"state": agent.condition, "explanation": agent.explanation},
+        "observers": [_observer_document(found, detailed=detailed) for found in judged],
+        "worst": [
+            {"where": place, "severity": severity, "anomalies": count}
+            for place, severity, count in worst_places(judged)
+        ],
+        "notes": [note for note in notes if note],
+    }
+
+
+def _observer_document(judged: Judged, *, detailed: bool) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "name": judged.name,
+        "health": judged.verdict,
+        "reason": judged.reason,
+        "severities": dict(judged.severities),
+        "types": dict(judged.types.most_common()),
+        "selftest": judged.selftest,
+    }
+    if detailed:
+        document["timeline"] = judged.timeline
+        document["top"] = [{"what": name, "anomalies": count} for name, count in judged.keys.most_common(5)]
+        document["last"] = judged.last
+    return document

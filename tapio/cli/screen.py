@@ -1,0 +1,129 @@
+"""Writing to stdout: tables that fit the terminal, colours where they are wanted, JSON lines."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+import msgspec
+
+from tapio.cli.text import fit, harmless, harmless_json, pad, width
+
+_STYLES = {
+    "bold": "1",
+    "dim": "2",
+    "good": "32",
+    "info": "36",
+    "debug": "2",
+    "warning": "33",
+    "error": "31",
+    "critical": "1;31",
+}
+_GAP = "  "
+_UNLIMITED = 1 << 16
+_ENCODER = msgspec.json.Encoder()
+
+
+class Column(msgspec.Struct, frozen=True):
+    """One column. `shrinks`: may be cut to `least` columns where the terminal is too narrow; the last may always."""
+
+    title: str
+    right: bool = False
+    shrinks: bool = False
+    least: int = 8
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """Text with a style."""
+
+    text: str
+    style: str = ""
+
+
+class Screen:
+    """Where a command draws. `columns` is the terminal's width; a pipe has no limit unless COLUMNS says one."""
+
+    def __init__(self, stream: TextIO, environment: Mapping[str, str] = os.environ) -> None:
+        self._stream = stream
+        is_terminal = stream.isatty()
+        self.colour = is_terminal and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
+        wanted = environment.get("COLUMNS", "")
+        if wanted.isascii() and wanted.isdecimal() and int(wanted) > 0:
+            self.columns = max(20, int(wanted))
+        elif is_terminal:
+            self.columns = max(20, shutil.get_terminal_size().columns)
+        else:
+            self.columns = _UNLIMITED
+
+    def styled(self, text: str, style: str) -> str:
+        """`text` in a style, where colours are wanted."""
+        return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self.colour and style else text
+
+    def line(self, text: str = "", style: str = "") -> None:
+        """One line, cut to the terminal's width."""
+        self._stream.write(self.styled(fit(harmless(text), self.columns), style).rstrip(" ") + "\n")
+
+    def paragraph(self, text: str, indent: str = "") -> None:
+        """Text wrapped at words to the terminal's width."""
+        words, line = harmless(text).split(" "), ""
+        for word in words:
+            longer = f"{line} {word}" if line else word
+            if line and width(indent) + width(longer) > self.columns:
+                self._stream.write(f"{indent}{line}\n")
+                line = word
+            else:
+                line = longer
+        self._stream.write(f"{indent}{line}\n")
+
+    def table(self, columns: Sequence[Column], rows: Sequence[Sequence[Cell | str]]) -> None:
+        """A table with a title line. Columns are as wide as their content, and shrink where the terminal ends."""
+        cells = [[self._cell(value) for value in row] for row in rows]
+        widths = [
+            max([width(column.title), *(width(row[index].text) for row in cells)])
+            for index, column in enumerate(columns)
+        ]
+        self._shrink(columns, widths)
+        self.row(columns, widths, [Cell(column.title, "dim") for column in columns])
+        for row in cells:
+            self.row(columns, widths, row)
+
+    def _shrink(self, columns: Sequence[Column], widths: list[int]) -> None:
+        last = len(columns) - 1
+        for index in [*(i for i, column in enumerate(columns) if column.shrinks), last]:
+            excess = sum(widths) + len(_GAP) * last - self.columns
+            if excess > 0:
+                least = 1 if index == last else min(columns[index].least, widths[index])
+                widths[index] = max(least, widths[index] - excess)
+
+    @staticmethod
+    def _cell(value: Cell | str) -> Cell:
+        return Cell(harmless(value.text), value.style) if isinstance(value, Cell) else Cell(harmless(value))
+
+    def row(self, columns: Sequence[Column], widths: Sequence[int], row: Sequence[Cell | str]) -> None:
+        """One row with columns of given widths."""
+        parts, left = [], self.columns
+        for column, columns_wide, value in zip(columns, widths, row, strict=True):
+            cell = self._cell(value)
+            wide = min(columns_wide, left)
+            if wide <= 0:
+                break
+            parts.append(self.styled(pad(cell.text, wide, right=column.right), cell.style if cell.text else ""))
+            left -= wide + len(_GAP)
+        self._stream.write(_GAP.join(parts).rstrip(" ") + "\n")
+
+    def json(self, value: Any) -> None:
+        """One line of JSON."""
+        self._stream.write(harmless_json(_ENCODER.encode(value).decode()) + "\n")
+
+    def flush(self) -> None:
+        """Show what was written so far."""
+        self._stream.flush()
+
+
+def warn(text: str) -> None:
+    """A line on stderr, beside what the command shows."""
+    sys.stderr.write(f"tapio: {harmless(text)}\n")
+    sys.stderr.flush()
