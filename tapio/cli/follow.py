@@ -5,6 +5,7 @@ Not by the newest id: the file of an older occurrence may come later than that o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -31,10 +32,8 @@ class Follower:
         self._tries: dict[str, int] = {}
         self._inotify: Inotify | None = None
         if not polling:
-            try:
+            with contextlib.suppress(InotifyUnavailableError):
                 self._inotify = Inotify(directory.descriptor)
-            except InotifyUnavailableError:
-                pass
         # What came between the first look and the start of inotify is found by a second look.
         self._scan = True
 

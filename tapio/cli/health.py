@@ -15,7 +15,7 @@ from tapio.cli.judgement import Judged, Verdict, judge, overall, worst_places
 from tapio.cli.notes import skipped_note
 from tapio.cli.screen import Cell, Column, Screen, warn
 from tapio.cli.tally import covers_s
-from tapio.cli.times import TimeFormat, format_duration, parse_duration
+from tapio.cli.times import format_duration, parse_duration
 from tapio.errors import StoreError
 
 _EXIT_CODES = {"degraded": 10, "critical": 11}
@@ -28,10 +28,10 @@ _COLUMNS = (
     Column("CRITICAL", right=True),
     Column("ERROR", right=True),
     Column("WARNING", right=True),
-    Column("MOST FREQUENT"),
+    Column("MOST FREQUENT", wraps=True),
 )
 _PLACE_COLUMNS = (Column("WORST", shrinks=True, least=20), Column("SEVERITY"), Column("ANOMALIES", right=True))
-_KEY_COLUMNS = (Column("ANOMALIES", right=True), Column("WHAT AND WHERE"))
+_KEY_COLUMNS = (Column("ANOMALIES", right=True), Column("WHAT AND WHERE", wraps=True))
 
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     else:
         screen.line(f"{chosen or 'node'} is {verdict} (last {arguments.since})", _STYLES[verdict])
         if chosen:
-            _draw_one(screen, judged[0], window_s, TimeFormat(now_s, utc=arguments.utc))
+            _draw_one(screen, judged[0], window_s, utc=arguments.utc)
         else:
             _draw_all(screen, judged)
     screen.flush()
@@ -101,24 +101,25 @@ def _draw_all(screen: Screen, judged: list[Judged]) -> None:
     if places:
         screen.line()
         screen.table(_PLACE_COLUMNS, [[name, Cell(worst, worst), str(count)] for name, worst, count in places])
-    selftest = sum(found.selftest for found in judged)
-    if selftest:
-        screen.paragraph(f"{selftest} more came from 'tapio selftest' and do not count")
+    own = sum(found.own for found in judged)
+    if own:
+        screen.paragraph(f"{own} more came from tapio itself and do not count")
 
 
-def _draw_one(screen: Screen, judged: Judged, window_s: float, times: TimeFormat) -> None:
+def _draw_one(screen: Screen, judged: Judged, window_s: float, *, utc: bool) -> None:
     if judged.reason:
         screen.paragraph(judged.reason)
     bucket = format_duration(window_s / _BUCKETS)
-    screen.line(f"{sparkline(judged.timeline)}  one bar: {bucket}, highest: {max(judged.timeline)}")
+    screen.line(sparkline(judged.timeline))
+    screen.line(f"one bar: {bucket}, the highest: {max(judged.timeline)}")
     if judged.keys:
         screen.line()
         screen.table(_KEY_COLUMNS, [[str(count), name] for name, count in judged.keys.most_common(5)])
     if judged.last:
         screen.line()
-        lines.draw(screen, judged.last, times)
-    if judged.selftest:
-        screen.paragraph(f"{judged.selftest} more came from 'tapio selftest' and do not count")
+        lines.Rows(screen, utc=utc).draw(judged.last)
+    if judged.own:
+        screen.paragraph(f"{judged.own} more came from tapio itself and do not count")
 
 
 def sparkline(values: list[int]) -> str:
@@ -160,7 +161,7 @@ def _observer_document(judged: Judged, *, detailed: bool) -> dict[str, Any]:
         "reason": judged.reason,
         "severities": dict(judged.severities),
         "types": dict(judged.types.most_common()),
-        "selftest": judged.selftest,
+        "own": judged.own,
     }
     if detailed:
         document["timeline"] = judged.timeline

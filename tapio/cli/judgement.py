@@ -1,7 +1,7 @@
 """Is the node healthy? The rules of `tapio health`, and the figures behind them.
 
 critical: an occurrence of severity critical. degraded: one of severity warning or error, or a blind observer.
-healthy: neither, and the observer is up. What `tapio selftest` provoked is counted apart. Nothing can be said
+healthy: neither, and the observer is up. What tapio itself caused is counted apart. Nothing can be said
 without a live agent that writes files.
 """
 
@@ -16,7 +16,7 @@ import msgspec
 from tapio.cli import lines
 from tapio.cli.agent_state import Agent, View
 from tapio.cli.filters import count_of, observer_of, rank
-from tapio.cli.probe import is_probe
+from tapio.cli.probe import is_own
 from tapio.occurrence import Occurrence
 from tapio.store import emission_ms
 
@@ -39,7 +39,7 @@ class Judged(msgspec.Struct):
     keys: Counter[str]
     timeline: list[int]
     last: list[Occurrence]
-    selftest: int = 0
+    own: int = 0
 
 
 def judge(agent: Agent, occurrences: Iterable[Occurrence], start_ms: int, end_ms: int, buckets: int) -> list[Judged]:
@@ -61,8 +61,8 @@ def _empty(name: str, buckets: int) -> Judged:
 
 def _add(judged: Judged, occurrence: Occurrence, start_ms: int, end_ms: int) -> None:
     count = count_of(occurrence)
-    if is_probe(occurrence):
-        judged.selftest += count
+    if is_own(occurrence):
+        judged.own += count
         return
     if len(judged.last) < _LAST:
         judged.last.append(occurrence)
@@ -85,9 +85,7 @@ def key(occurrence: Occurrence) -> str:
     if "dst_ip" in data:
         address = f"[{data['dst_ip']}]" if data.get("family") == "ipv6" else data["dst_ip"]
         parts.append(f"→ {address}:{data['dst_port']}" if "dst_port" in data else f"→ {address}")
-    for name in ("operation", "errno"):
-        if name in data:
-            parts.append(str(data[name]))
+    parts += [str(data[name]) for name in ("operation", "errno") if name in data]
     if data.get("signal"):
         parts.append(f"signal {data['signal']}")
     elif "exit_code" in data:
@@ -115,7 +113,7 @@ def overall(judged: Iterable[Judged]) -> Verdict:
     verdicts = {found.verdict for found in judged}
     for verdict in reversed(_ORDER):
         if verdict in verdicts:
-            return verdict  # type: ignore[return-value]  # one of _ORDER
+            return verdict
     return "unknown"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 
 from tapio.cli.filters import count_of, pod_of
@@ -9,17 +10,19 @@ from tapio.cli.screen import Cell, Column, Screen
 from tapio.cli.times import TimeFormat
 from tapio.occurrence import Occurrence
 
-COLUMNS = (
+_COLUMNS = (
     Column("TIME"),
     Column("SEVERITY"),
-    Column("TYPE", shrinks=True, least=12),
-    Column("COUNT", right=True),
+    Column("TYPE"),
     Column("WHERE", shrinks=True, least=14),
-    Column("MESSAGE"),
+    Column("MESSAGE", wraps=True),
 )
-# A stream cannot know the widest cell: these hold everything but long pod names.
-_STREAM_WIDTHS = (14, 8, 18, 5, 24, 1 << 16)
+# In a narrow terminal where and message share a column: pods have long names, and their ends tell them apart.
+_NARROW_COLUMNS = (*_COLUMNS[:3], Column("WHERE AND MESSAGE", wraps=True))
 _NARROW = 100
+# A stream cannot know its widest cell: these hold everything but long pod names.
+_STREAM_WIDTHS = (14, 8, 18, 40, 1 << 16)
+_NARROW_STREAM_WIDTHS = (14, 8, 18, 1 << 16)
 
 
 def short_type(name: str) -> str:
@@ -51,40 +54,44 @@ def place(occurrence: Occurrence) -> str:
 
 def cells(occurrence: Occurrence, times: TimeFormat) -> list[Cell | str]:
     """The row for an occurrence."""
-    count = count_of(occurrence)
+    count, message = count_of(occurrence), occurrence.error.message
+    if count > 1:
+        message = f"{count} times: {message}"
     episode = occurrence.data.get("episode")
-    state = episode.get("state") if isinstance(episode, dict) else None
-    message = occurrence.error.message
-    if state in ("open", "ongoing", "closed") and isinstance(episode, dict):
-        message += f" (episode {state}, {episode.get('total', '?')} so far)"
+    if isinstance(episode, dict) and episode.get("state") in ("ongoing", "closed"):
+        message += f" (episode {episode['state']}, {episode.get('total', '?')} in all)"
     return [
         times.timestamp(occurrence.timestamp),
         Cell(occurrence.severity, occurrence.severity),
         short_type(occurrence.type),
-        "" if count == 1 else f"×{count}",
         where(occurrence),
         message,
     ]
 
 
-def draw(screen: Screen, occurrences: Iterable[Occurrence], times: TimeFormat) -> None:
-    """A table of occurrences."""
-    screen.table(COLUMNS, [cells(occurrence, times) for occurrence in occurrences])
+class Rows:
+    """Occurrences as rows of a table, as far as a screen of this width can show them."""
 
+    def __init__(self, screen: Screen, *, utc: bool) -> None:
+        self._screen, self._utc = screen, utc
+        self._narrow = screen.columns < _NARROW
+        self.columns = _NARROW_COLUMNS if self._narrow else _COLUMNS
+        self.stream_widths: Sequence[int] = _NARROW_STREAM_WIDTHS if self._narrow else _STREAM_WIDTHS
 
-class Stream:
-    """Rows that come one by one."""
+    def cells(self, occurrence: Occurrence) -> list[Cell | str]:
+        """One row."""
+        times = TimeFormat(time.time(), utc=self._utc, short=self._narrow)  # anew: midnight may have passed
+        *first, place, message = cells(occurrence, times)
+        return [*first, f"{place}: {message}"] if self._narrow else [*first, place, message]
 
-    def __init__(self, screen: Screen, times: TimeFormat) -> None:
-        self._screen, self._times = screen, times
-        self._widths: Sequence[int] = _STREAM_WIDTHS
-        if screen.columns < _NARROW:
-            self._widths = (14, 8, 14, 5, 16, 1 << 16)
+    def draw(self, occurrences: Iterable[Occurrence]) -> None:
+        """All at once, as a table."""
+        self._screen.table(self.columns, [self.cells(occurrence) for occurrence in occurrences])
 
     def titles(self) -> None:
-        """The line above the first row."""
-        self._screen.row(COLUMNS, self._widths, [Cell(column.title, "dim") for column in COLUMNS])
+        """The title line of a stream."""
+        self._screen.row(self.columns, self.stream_widths, [Cell(column.title, "dim") for column in self.columns])
 
     def row(self, occurrence: Occurrence) -> None:
-        """One more row."""
-        self._screen.row(COLUMNS, self._widths, cells(occurrence, self._times))
+        """One more row of a stream."""
+        self._screen.row(self.columns, self.stream_widths, self.cells(occurrence))

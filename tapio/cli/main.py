@@ -32,8 +32,8 @@ def _occupy_standard_descriptors() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115, PLW1514
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115, PLW1514
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
 
 
 def _discard_output() -> None:

@@ -54,7 +54,7 @@ _HEALTH_RULES = """rules, over the last hour (or --since):
   healthy    neither, and the agent is alive with every hook attached
   off        the observer does not run here; it does not count
   unknown    no live agent that writes files: nothing can be said, exit code 1
-what `tapio selftest` provoked is listed and does not count
+what tapio itself caused (selftest, its own exit codes) is listed and does not count
 exit codes: 0 answered, 1 unknown or failure, 2 wrong usage; with --exit-code 10 degraded, 11 critical"""
 
 

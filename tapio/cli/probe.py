@@ -1,10 +1,14 @@
-"""How the faults that `tapio selftest` makes are recognised: by the name of the process that makes them."""
+"""What this command itself causes: the faults of `tapio selftest`, and its own exits with a code.
+
+Without telling them apart, a `tapio health --exit-code` that runs every minute would keep the node degraded for ever.
+"""
 
 from __future__ import annotations
 
 import re
 import secrets
 
+from tapio.anomalies import ABNORMAL_EXIT
 from tapio.occurrence import Occurrence
 
 # At most 15 characters: the kernel cuts a process's name there.
@@ -16,7 +20,9 @@ def new_name() -> str:
     return f"tapio-st-{secrets.token_hex(3)}"
 
 
-def is_probe(occurrence: Occurrence) -> bool:
-    """Whether a selftest provoked the occurrence."""
-    comm = occurrence.data.get("comm")
+def is_own(occurrence: Occurrence) -> bool:
+    """Whether `tapio` caused it, by the name of the process: that of the command, or a selftest's."""
+    comm, data = occurrence.data.get("comm"), occurrence.data
+    if comm == "tapio":
+        return occurrence.type == ABNORMAL_EXIT.name and data.get("signal") == 0
     return isinstance(comm, str) and _NAME.fullmatch(comm) is not None

@@ -6,13 +6,13 @@ import argparse
 import itertools
 import time
 
-from tapio.cli import lines
 from tapio.cli.directory import DataDirectory, find_directory
 from tapio.cli.filters import from_arguments
+from tapio.cli.lines import Rows
 from tapio.cli.notes import skipped_note
 from tapio.cli.parser import parse_limit
 from tapio.cli.screen import Screen, warn
-from tapio.cli.times import TimeFormat, parse_duration
+from tapio.cli.times import parse_duration
 
 DEFAULT_LIMIT = 20
 
@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     else:
         rows = list(shown)
         if rows:
-            lines.draw(screen, rows, TimeFormat(now_s, utc=arguments.utc))
+            Rows(screen, utc=arguments.utc).draw(rows)
         else:
             screen.line(f"nothing{' of that kind' if wanted != type(wanted)() else ''} in {directory.path}"
                         + (f" within the last {arguments.since}" if arguments.since else ""))  # fmt: skip

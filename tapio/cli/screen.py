@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from tapio.cli.text import fit, harmless, harmless_json, pad, width
+from tapio.cli.text import fit, harmless, harmless_json, pad, width, wrap
 
 _STYLES = {
     "bold": "1",
@@ -24,16 +24,21 @@ _STYLES = {
 }
 _GAP = "  "
 _UNLIMITED = 1 << 16
+_LEAST_WRAPPED = 12
 _ENCODER = msgspec.json.Encoder()
 
 
 class Column(msgspec.Struct, frozen=True):
-    """One column. `shrinks`: may be cut to `least` columns where the terminal is too narrow; the last may always."""
+    """One column. `shrinks`: may be cut to `least` columns where the terminal is too narrow; the last may always.
+
+    `wraps`: as the last column it goes on below itself instead of being cut.
+    """
 
     title: str
     right: bool = False
     shrinks: bool = False
     least: int = 8
+    wraps: bool = False
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -60,23 +65,16 @@ class Screen:
 
     def styled(self, text: str, style: str) -> str:
         """`text` in a style, where colours are wanted."""
-        return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self.colour and style else text
+        return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self.colour and style and text else text
 
     def line(self, text: str = "", style: str = "") -> None:
         """One line, cut to the terminal's width."""
         self._stream.write(self.styled(fit(harmless(text), self.columns), style).rstrip(" ") + "\n")
 
-    def paragraph(self, text: str, indent: str = "") -> None:
+    def paragraph(self, text: str) -> None:
         """Text wrapped at words to the terminal's width."""
-        words, line = harmless(text).split(" "), ""
-        for word in words:
-            longer = f"{line} {word}" if line else word
-            if line and width(indent) + width(longer) > self.columns:
-                self._stream.write(f"{indent}{line}\n")
-                line = word
-            else:
-                line = longer
-        self._stream.write(f"{indent}{line}\n")
+        for line in wrap(harmless(text), self.columns):
+            self._stream.write(line + "\n")
 
     def table(self, columns: Sequence[Column], rows: Sequence[Sequence[Cell | str]]) -> None:
         """A table with a title line. Columns are as wide as their content, and shrink where the terminal ends."""
@@ -104,15 +102,23 @@ class Screen:
 
     def row(self, columns: Sequence[Column], widths: Sequence[int], row: Sequence[Cell | str]) -> None:
         """One row with columns of given widths."""
-        parts, left = [], self.columns
-        for column, columns_wide, value in zip(columns, widths, row, strict=True):
-            cell = self._cell(value)
-            wide = min(columns_wide, left)
+        parts, indent = [], 0
+        more: list[str] = []
+        for column, wanted, value in zip(columns, widths, row, strict=True):
+            cell, wide = self._cell(value), min(wanted, self.columns - indent)
             if wide <= 0:
                 break
-            parts.append(self.styled(pad(cell.text, wide, right=column.right), cell.style if cell.text else ""))
-            left -= wide + len(_GAP)
+            text = cell.text
+            if column.wraps and wide >= _LEAST_WRAPPED:
+                text, *more = wrap(text, wide)
+            if column is not columns[-1] or width(text) > wide or column.right:
+                text = pad(text, wide, right=column.right)
+            parts.append(self.styled(text, cell.style))
+            if not more:
+                indent += wide + len(_GAP)
         self._stream.write(_GAP.join(parts).rstrip(" ") + "\n")
+        for line in more:
+            self._stream.write(f"{' ' * indent}{line}\n")
 
     def json(self, value: Any) -> None:
         """One line of JSON."""

@@ -96,7 +96,7 @@ def _document(agent: Agent, counted: Tally | None, note: str) -> dict[str, Any]:
 
 def _observer_document(view: View, counted: Tally | None) -> dict[str, Any]:
     document: dict[str, Any] = {"name": view.name, "state": view.condition, "reason": view.reason}
-    if counted is not None:
+    if counted is not None and (view.state is not None or any(counted.counts[w][view.name] for w in WINDOWS)):
         document["anomalies"] = {window: counted.counts[window][view.name] for window in WINDOWS}
     if view.state is not None:
         document |= {

@@ -65,3 +65,21 @@ def pad(text: str, columns: int, *, right: bool = False) -> str:
     text = fit(text, columns)
     filling = " " * (columns - width(text))
     return filling + text if right else text + filling
+
+
+def wrap(text: str, columns: int) -> list[str]:
+    """`text` broken at spaces into lines of at most `columns`; a word that is wider than that is broken too."""
+    lines, line = [], ""
+    for word in text.split(" "):
+        longer = f"{line} {word}" if line else word
+        if width(longer) <= columns:
+            line = longer
+            continue
+        if line:
+            lines.append(line)
+        line = word
+        while width(line) > columns:
+            head = fit(line, columns + 1)[:-1]
+            lines.append(head)
+            line = line[len(head) :]
+    return [*lines, line]

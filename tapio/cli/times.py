@@ -47,8 +47,9 @@ def format_duration(seconds: float) -> str:
 class TimeFormat:
     """Formats times in local time, or in UTC. The date is shown where it is not today's."""
 
-    def __init__(self, now_s: float, *, utc: bool) -> None:
-        """`now_s`: Unix seconds."""
+    def __init__(self, now_s: float, *, utc: bool, short: bool = False) -> None:
+        """`now_s`: Unix seconds. `short`: without milliseconds."""
+        self._short = short
         self._zone = UTC if utc else None
         self._today = datetime.fromtimestamp(now_s, UTC).astimezone(self._zone).date()
 
@@ -56,13 +57,8 @@ class TimeFormat:
         """An occurrence's timestamp: '14:23:01.042', '04-03 14:23:01', or '2025-04-03 14:23' of another year."""
         moment = datetime.fromisoformat(timestamp).astimezone(self._zone)
         if moment.date() == self._today:
-            return f"{moment:%H:%M:%S}.{moment.microsecond // 1000:03d}"
+            return f"{moment:%H:%M:%S}" + ("" if self._short else f".{moment.microsecond // 1000:03d}")
         return f"{moment:%m-%d %H:%M:%S}" if moment.year == self._today.year else f"{moment:%Y-%m-%d %H:%M}"
-
-    def clock(self, unix_s: float) -> str:
-        """'14:23:01', with the date before it where it is not today's."""
-        moment = datetime.fromtimestamp(unix_s, UTC).astimezone(self._zone)
-        return f"{moment:%H:%M:%S}" if moment.date() == self._today else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 
 def unix_s(timestamp: str) -> float:

@@ -9,11 +9,11 @@ from tapio.cli.agent_state import read_agent
 from tapio.cli.directory import DataDirectory, find_directory
 from tapio.cli.filters import Filter, from_arguments
 from tapio.cli.follow import Follower
-from tapio.cli.lines import Stream
+from tapio.cli.lines import Rows
 from tapio.cli.notes import skipped_note
 from tapio.cli.parser import parse_limit
 from tapio.cli.screen import Screen, warn
-from tapio.cli.times import TimeFormat, parse_duration
+from tapio.cli.times import parse_duration
 from tapio.occurrence import Occurrence
 from tapio.store import name_at
 
@@ -42,16 +42,16 @@ class _Watch:
 
     def __init__(self, directory: DataDirectory, screen: Screen, wanted: Filter, *, json: bool, utc: bool) -> None:
         self._directory, self._screen, self._wanted = directory, screen, wanted
-        self._json, self._utc = json, utc
+        self._json = json
         self._follower: Follower | None = None
-        self._stream = Stream(screen, TimeFormat(time.time(), utc=utc))
+        self._rows = Rows(screen, utc=utc)
         self._trouble = ""
 
     def run(self, limit: int | None, since_ms: int | None) -> None:
         """Show occurrences until there are `limit`."""
         self._follower = Follower(self._directory, None if since_ms is None else name_at(since_ms))
         if not self._json:
-            self._stream.titles()
+            self._rows.titles()
         self._screen.flush()
         self._look_at_agent()
         looked, shown = time.monotonic(), 0
@@ -72,7 +72,7 @@ class _Watch:
         if self._json:
             self._screen.json(occurrence)
         else:
-            self._stream.row(occurrence)
+            self._rows.row(occurrence)
 
     def _look_at_agent(self) -> None:
         """Silence means something only while the agent sees: say when that changes."""

@@ -1,0 +1,467 @@
+"""`tapio` as a user runs it: through pipes and through a terminal, with good and with bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+from helpers.data_dirs import FACTS, OBSERVERS, TAPIO, DataDir, Terminal, on_terminal, tapio
+from helpers.running_agent import wait_for
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> DataDir:
+    return DataDir(tmp_path / "data")
+
+
+def refuse(data: DataDir, *arguments: str, code: int = 2, **environment: str) -> str:
+    """Run what must fail with one line."""
+    ended = tapio(data.path, *arguments, **environment)
+    assert ended.returncode == code, ended
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("tapio: ")
+    return line.removeprefix("tapio: ")
+
+
+def fill(data: DataDir, now_s: float | None = None) -> None:
+    """One occurrence of each type, a minute apart, the newest first in FACTS."""
+    for index, what in enumerate(FACTS):
+        pod = "" if what.startswith(("io", "lat", "cpu", "mem", "ipc")) else "shop/checkout-api-7f8b9c6d5-x2x4v"
+        data.add(what, 30 + 60 * index, pod=pod, now_s=now_s)
+    data.add("connection_refused", 15, now_s=now_s, count=23, comm="\x1b[31mevil\x1b]0;x\x07",
+             episode={"id": "e", "total": 46, "first_seen": "", "last_seen": "", "state": "ongoing"})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["recent", "--since", "banana"], "--since 'banana': not a duration: write it as 30s, 5m, 1h30m or 2d"),
+        (["recent", "--since", "-5m"], "--since '-5m': not a duration"),
+        (["recent", "--since=0"], "--since '0': not a duration"),
+        (["watch", "--since", "0s"], "--since '0s': a duration must be more than nothing"),
+        (["health", "--since", "x"], "--since 'x'"),
+        (["recent", "--limit", "-3"], "--limit '-3': not a number of at least 1"),
+        (["recent", "--severity", "bad"], "choose from debug, info, warning, error, critical"),
+        (["recent", "--type", "oom"], "there is no such type"),
+        (["health", "disk"], "observer disk: there is no such observer: choose from network, container, storage, node"),
+        (["recent", "--gpu"], "unrecognized arguments: --gpu: see tapio --help"),
+        (["recent", "--sinc", "5m"], "unrecognized arguments"),
+        (["frobnicate"], "invalid choice: 'frobnicate'"),
+        ([], "the following arguments are required: COMMAND"),
+        (["status", "--data-dir", ""], "--data-dir: it is empty"),
+        (["selftest", "--timeout", "soon"], "--timeout 'soon': not a duration"),
+    ],
+)
+def test_wrong_usage_is_one_line(data: DataDir, arguments: list[str], text: str) -> None:
+    assert text in refuse(data, *arguments)
+
+
+@pytest.mark.parametrize("command", [["recent"], ["watch"], ["selftest"]])
+def test_a_directory_that_is_not_there(data: DataDir, command: list[str]) -> None:
+    line = refuse(data, *command, "--data-dir", "/nowhere/at/all", code=1)
+    assert "reading the data directory /nowhere/at/all: no such file or directory: " in line
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives up root to be refused")
+def test_a_directory_that_may_not_be_read(data: DataDir) -> None:
+    data.path.chmod(0o700)
+    for parent in list(data.path.parents)[:3]:
+        parent.chmod(0o755)
+    code = (
+        f"import os, sys; os.setuid(65534); sys.path.insert(0, {str(Path(TAPIO).parents[2])!r});"
+        f"from tapio.cli.main import main; sys.exit(main(['recent', '--data-dir', {str(data.path)!r}]))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1, ended
+    assert "permission denied: run as its owner or as root" in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "health"])
+def test_without_a_heartbeat_the_observers_are_unknown(data: DataDir, command: str) -> None:
+    for directory in (data.path, data.path / "missing"):
+        ended = tapio(data.path, command, "--data-dir", str(directory))
+        assert ended.returncode == 1
+        for observer in OBSERVERS:
+            (line,) = [line for line in ended.stdout.splitlines()[1:] if line.startswith(observer + " ")]
+            assert line.split()[1] == "unknown"
+        (line,) = ended.stderr.splitlines()
+        assert line.startswith("tapio: ")
+        document = json.loads(tapio(data.path, command, "--json", "--data-dir", str(directory)).stdout)
+        states = {found["name"]: found.get("state") or found["health"] for found in document["observers"]}
+        assert states == dict.fromkeys(OBSERVERS, "unknown")
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "text"),
+    [
+        (b"{", "it is damaged or not Tapio's"),
+        (b'{"schema_version": 2}', "it has schema version 2, this tapio reads 1"),
+        (b'{"schema_version": 1}', "it is damaged or not Tapio's"),
+        (b"\xff\xfe", "it is damaged or not Tapio's"),
+        (b"[" * 100_000, "it is damaged or not Tapio's"),
+        (b" " * (2 << 20), "it is damaged or not Tapio's"),
+    ],
+)
+@pytest.mark.parametrize("command", ["status", "health"])
+def test_a_heartbeat_that_cannot_be_used(data: DataDir, command: str, heartbeat: bytes, text: str) -> None:
+    data.write(".agent.json", heartbeat)
+    ended = tapio(data.path, command)
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert text in line
+    assert ended.stdout.count("unknown") >= len(OBSERVERS)
+
+
+@pytest.mark.parametrize("command", ["status", "health"])
+def test_a_stale_heartbeat_is_not_quiet(data: DataDir, command: str) -> None:
+    data.heartbeat(age_s=125)
+    ended = tapio(data.path, command)
+    assert ended.returncode == 1
+    assert "the last heartbeat is 2 m 5 s old: the agent (pid 4711) is dead, stuck or frozen" in ended.stderr
+    assert "healthy" not in ended.stdout
+    assert " up " not in ended.stdout
+
+
+def test_quiet_is_healthy_and_blind_is_not(data: DataDir) -> None:
+    data.heartbeat()
+    assert tapio(data.path, "status").returncode == 0
+    assert tapio(data.path, "health", "--exit-code").stdout.startswith("node is healthy")
+    data.heartbeat(detached="storage")
+    status = tapio(data.path, "status")
+    assert status.returncode == 1
+    assert "storage is blind: storage_one is detached" in status.stdout
+    assert tapio(data.path, "health", "--exit-code").returncode == 10
+    assert tapio(data.path, "health", "network", "--exit-code").returncode == 0
+
+
+def test_exit_codes_of_health(data: DataDir) -> None:
+    data.heartbeat()
+    data.add("abnormal_exit", 30)
+    assert tapio(data.path, "health", "--exit-code").returncode == 10
+    data.add("oom_kill", 30)
+    assert tapio(data.path, "health", "--exit-code").returncode == 11
+    assert tapio(data.path, "health", "storage", "--exit-code").returncode == 0
+    assert tapio(data.path, "health").returncode == 0
+    assert tapio(data.path, "health", "--since", "10s", "--exit-code").returncode == 0
+
+
+def test_an_agent_without_files_tells_nothing(data: DataDir) -> None:
+    data.heartbeat(sinks={"stdout": {"accepted": 5, "rejected": 0, "dropped": 0, "queue": 0, "last_error": ""}})
+    assert tapio(data.path, "health").returncode == 1
+    status = tapio(data.path, "status")
+    assert status.returncode == 0
+    assert "the agent writes no files" in status.stdout
+
+
+def test_status_says_how_far_the_files_reach(data: DataDir) -> None:
+    """Retention removed what the agent wrote since its start: the sums are lower bounds."""
+    for ago_s in (30, 90):
+        data.add("oom_kill", ago_s)
+    data.heartbeat(sinks={"file": {"accepted": 5, "rejected": 0, "dropped": 0, "queue": 0, "last_error": ""}})
+    status = tapio(data.path, "status").stdout
+    assert "≥2" in status
+    assert "the files reach back only 1 m 30 s" in status
+    data.heartbeat(sinks={"file": {"accepted": 2, "rejected": 0, "dropped": 0, "queue": 0, "last_error": ""}})
+    assert "≥" not in tapio(data.path, "status").stdout
+
+
+def test_counts_are_sums_of_what_occurrences_stand_for(data: DataDir) -> None:
+    data.heartbeat()
+    data.add("connection_refused", 30, count=23)
+    data.add("connection_refused", 40, count=0)
+    data.add("rst_storm", 600)
+    data.add("rst_storm", 6000)
+    document = json.loads(tapio(data.path, "status", "--json").stdout)
+    assert document["observers"][0]["anomalies"] == {"5m": 23, "1h": 24}
+
+
+def test_files_that_hold_no_occurrence_are_skipped_and_counted(data: DataDir) -> None:
+    good = data.add("oom_kill", 5)
+    name = iter(f"{data.document('oom_kill')['id']}.json" for _ in range(99))
+    for content in (b"", b"{", b"null", b"\xff\xfe\xfd", b'{"id": 1}', b"[" * 200_000, b"\0" * 100):
+        data.write(next(name), content)
+    data.write(next(name), b" " * ((1 << 20) + 1))
+    data.write(next(name), msgspec.json.encode(data.document("oom_kill")))  # another id than its name
+    os.mkfifo(data.path / next(name))
+    (data.path / next(name)).mkdir()
+    (data.path / next(name)).symlink_to("/dev/zero")
+    for foreign in ("notes.txt", ".01JA1B2C3D4E5F6G7H8J9K0M1N.json.tmp", "01ja1b2c3d4e5f6g7h8j9k0m1n.json"):
+        (data.path / foreign).write_text("mine")
+    (data.path / os.fsdecode(b"\xff.json")).write_text("")
+    ended = tapio(data.path, "recent", "--json")
+    assert ended.returncode == 0
+    assert [json.loads(line)["id"] for line in ended.stdout.splitlines()] == [good]
+    assert ended.stderr == f"tapio: skipped 12 files in {data.path}: 7 damaged, 4 foreign, 1 too large\n"
+    data.heartbeat()
+    for command in ("status", "health"):
+        ended = tapio(data.path, command)
+        assert "skipped 12 files" in ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_recent_is_newest_first_and_filtered(data: DataDir) -> None:
+    fill(data)
+
+    def types(*arguments: str) -> list[str]:
+        found = tapio(data.path, "recent", "--json", *arguments).stdout.splitlines()
+        return [json.loads(line)["type"].rsplit(".")[-1] for line in found]
+
+    everything = types()
+    assert everything == ["connection_refused", *FACTS]
+    assert types("--limit", "2") == everything[:2]
+    assert types("--since", "100s") == everything[:3]
+    assert types("--container") == ["oom_kill", "abnormal_exit"]
+    assert types("--storage", "--node") == list(FACTS)[7:]
+    assert types("--severity", "critical") == ["oom_kill", "io_error", "cpu_stall"]
+    assert types("--type", "oom_kill", "--type", "io_error") == ["oom_kill", "io_error"]
+    assert types("--namespace", "shop", "--pod", "checkout-*", "--container") == ["oom_kill", "abnormal_exit"]
+    assert types("--namespace", "other") == []
+    assert "nothing of that kind" in tapio(data.path, "recent", "--namespace", "other").stdout
+
+
+def test_json_is_the_occurrence_with_fields_that_nobody_knows(data: DataDir) -> None:
+    document = data.document("oom_kill", pod="shop/api", something_new={"a": [1, "ü"]})
+    data.write(f"{document['id']}.json", msgspec.json.encode(document))
+    assert json.loads(tapio(data.path, "recent", "--json").stdout) == document
+
+
+def test_nothing_steers_the_terminal(data: DataDir) -> None:
+    data.heartbeat()
+    data.add(
+        "oom_kill", 5, comm="\x1b]0;pwned\x07\x9b2J\u202e", error={"code": "OOM_KILL", "message": "a\x1b[2Jb\rc\nd"}
+    )
+    data.add("oom_kill", 5, pod="shop/\x1b[31m")
+    for arguments in (["recent"], ["health"], ["health", "container"], ["recent", "--json"], ["status"]):
+        output = tapio(data.path, *arguments).stdout
+        assert not {"\x1b", "\x07", "\x9b", "\r", "\u202e"} & set(output)
+        assert not {"\x9b", "\x07", "\u202e"} & set(on_terminal(data.path, 100, *arguments, NO_COLOR="1")[1])
+    assert "a\\x1b[2Jb\\x0dc\\x0ad" in tapio(data.path, "recent").stdout
+
+
+def test_colour_on_a_terminal_only(data: DataDir) -> None:
+    data.add("oom_kill", 5)
+    assert "\x1b[1;31mcritical\x1b[0m" in on_terminal(data.path, 100, "recent")[1]
+    assert "\x1b" not in on_terminal(data.path, 100, "recent", NO_COLOR="1")[1]
+    assert "\x1b" not in on_terminal(data.path, 100, "recent", "--json")[1]
+    assert "\x1b" not in tapio(data.path, "recent").stdout
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_screens(data: DataDir, columns: int) -> None:
+    """Snapshots of every table. `make snapshots=1` is not there: delete a file to have it written anew."""
+    data.heartbeat(detached="storage", observers=OBSERVERS[:3])
+    fill(data)
+    output = []
+    for arguments in (["status"], ["health"], ["health", "network"], ["recent"], ["recent", "--namespace", "none"]):
+        code, shown = on_terminal(data.path, columns, *arguments, NO_COLOR="1")
+        assert all(len(line) <= columns for line in shown.splitlines())
+        output.append(f"$ tapio {' '.join(arguments)}\n{shown}exit code {code}\n")
+    text = _timeless("\n".join(output).replace(str(data.path), "DIR"))
+    expected = SNAPSHOTS / f"screens-{columns}.txt"
+    if not expected.exists():
+        expected.write_text(text)
+    assert text == expected.read_text()
+
+
+def _timeless(text: str) -> str:
+    """Times and ages change from run to run."""
+    import re
+
+    text = re.sub(r"\b\d\d:\d\d:\d\d\b", "hh:mm:ss", text)
+    text = re.sub(r"\.\d{3}(?=  )", ".mmm", text)
+    text = re.sub(r"(\d\d-\d\d )(?=hh)", "", text)
+    return re.sub(r"heartbeat \d+(\.\d)? s ago", "heartbeat N s ago", text)
+
+
+def test_width_and_times_through_a_pipe(data: DataDir) -> None:
+    data.add("oom_kill", 5, error={"code": "OOM_KILL", "message": "m" * 500})
+    assert "m" * 500 in tapio(data.path, "recent").stdout
+    local = tapio(data.path, "recent", TZ="Pacific/Kiritimati").stdout
+    assert tapio(data.path, "recent", "--utc", TZ="Pacific/Kiritimati").stdout != local
+
+
+def test_a_reader_that_leaves_early(data: DataDir) -> None:
+    for _ in range(300):
+        data.add("oom_kill", 5)
+    command = f"{TAPIO} recent --limit 300 --json --data-dir {data.path} | head -1"
+    ended = subprocess.run(["/bin/bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_output_that_cannot_be_written(data: DataDir) -> None:
+    data.add("oom_kill", 5)
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        ended = subprocess.run(
+            [TAPIO, "recent", "--data-dir", data.path], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (ended.returncode, ended.stderr) == (1, "tapio: writing to stdout: no space left on device\n")
+
+
+def test_flags_may_stand_before_the_command(data: DataDir) -> None:
+    identity = data.add("oom_kill", 5)
+    ended = tapio(data.path, "--data-dir", str(data.path), "--json", "recent", TAPIO_DATA_DIR="/nowhere")
+    assert json.loads(ended.stdout)["id"] == identity
+
+
+def test_help_and_version(data: DataDir) -> None:
+    assert tapio(data.path, "--version").stdout == "tapio 0.1.0\n"
+    for command in ("status", "recent", "watch", "health", "selftest", "tune", "mcp", "completion"):
+        ended = tapio(data.path, command, "--help")
+        assert ended.returncode == 0
+        assert "examples:" in ended.stdout
+
+
+@pytest.mark.parametrize("command", [["status"], ["recent"], ["health"], ["recent", "--json"]])
+def test_the_cli_loads_light(data: DataDir, command: list[str]) -> None:
+    """Neither bcc nor anything else that only the agent needs."""
+    data.heartbeat()
+    data.add("oom_kill", 5)
+    code = (
+        "import sys; from tapio.cli.main import main; main(sys.argv[1:]);"
+        "print(*sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *command, "--data-dir", data.path], capture_output=True, text=True, check=True
+    )
+    loaded = set(ended.stderr.split())
+    assert "msgspec" in loaded
+    assert not loaded & {"bcc", "prometheus_client", "opentelemetry", "ulid", "rich", "mcp", "kubernetes", "logging",
+                         "threading_", "asyncio", "requests", "http"}  # fmt: skip
+
+
+class Watcher:
+    """A running `tapio watch --json`."""
+
+    def __init__(self, data: DataDir, *arguments: str) -> None:
+        self.output = data.path.parent / "watch.out"
+        with self.output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [TAPIO, "watch", "--json", "--data-dir", data.path, *arguments], stdout=output, stderr=subprocess.PIPE
+            )
+        assert self.process.stderr is not None
+        self.process.stderr.readline()  # the remark about the missing heartbeat: it is watching
+
+    def ids(self) -> list[str]:
+        return [json.loads(line)["id"] for line in self.output.read_bytes().split(b"\n")[:-1]]
+
+    def end(self) -> str:
+        """Ctrl-C; what was said on stderr."""
+        self.process.send_signal(signal.SIGINT)
+        _, said = self.process.communicate(timeout=10)
+        assert self.process.returncode == 0
+        return said.decode()
+
+
+def test_watch_shows_what_comes_each_once(data: DataDir) -> None:
+    """Also what is older than the newest, and what is put there by hand in two steps."""
+    data.add("oom_kill", 100)
+    watcher = Watcher(data)
+    expected = [data.add("oom_kill"), data.add("io_error"), data.add("oom_kill", 5000)]
+    by_hand = data.document("abnormal_exit")
+    half = msgspec.json.encode(by_hand)
+    path = data.path / f"{by_hand['id']}.json"
+    path.write_bytes(half[:50])
+    time.sleep(0.5)
+    path.write_bytes(half)
+    os.utime(path)
+    expected.append(by_hand["id"])
+    wait_for(lambda: len(watcher.ids()) >= 4, 10)
+    data.write("01JA1B2C3D4E5F6G7H8J9K0M1N.json", b"garbage")
+    time.sleep(0.3)
+    assert watcher.ids() == expected
+    assert watcher.end() == f"tapio: skipped 1 file in {data.path}: 1 damaged\n"
+
+
+def test_watch_filters_begins_earlier_and_ends_by_itself(data: DataDir) -> None:
+    old = data.add("oom_kill", 60)
+    data.add("oom_kill", 600)
+    watcher = Watcher(data, "--since", "5m", "--limit", "2", "--type", "oom_kill")
+    data.add("io_error")
+    new = data.add("oom_kill")
+    watcher.process.communicate(timeout=10)
+    assert watcher.process.returncode == 0
+    assert watcher.ids() == [old, new]
+
+
+def test_watch_notices_a_directory_that_goes(data: DataDir) -> None:
+    watcher = Watcher(data)
+    data.path.rename(data.path.with_name("elsewhere"))
+    _, said = watcher.process.communicate(timeout=10)
+    assert watcher.process.returncode == 1
+    assert b"the directory is gone or was replaced" in said
+
+
+def test_watch_says_when_the_agent_goes(data: DataDir) -> None:
+    data.heartbeat()
+    with subprocess.Popen(
+        [TAPIO, "watch", "--data-dir", data.path], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        time.sleep(1)
+        data.heartbeat(state="stopped")
+        assert process.stderr is not None
+        assert b"the agent was stopped" in process.stderr.readline()
+        data.heartbeat()
+        assert b"the agent is there again" in process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+
+
+def test_watch_on_a_terminal_ends_clean(data: DataDir) -> None:
+    data.heartbeat()
+    terminal = Terminal([TAPIO, "watch"], 100, {"TAPIO_DATA_DIR": str(data.path)})
+    terminal.read("MESSAGE")
+    time.sleep(0.3)
+    data.add("oom_kill")
+    terminal.read("limit=512MB")
+    terminal.interrupt()
+    assert terminal.end() == 0
+    assert "Traceback" not in terminal.output
+
+
+@pytest.mark.parametrize("polling", [False, True])
+def test_a_storm_with_retention_deleting_files(data: DataDir, polling: bool) -> None:
+    """Every file is shown once, or counted as gone."""
+    import threading
+
+    from tapio.cli.directory import DataDirectory
+    from tapio.cli.follow import Follower
+
+    total = 5003
+    directory = DataDirectory(data.path)
+    follower = Follower(directory, polling=polling)
+    assert follower.polls is polling
+    list(follower.next(0))
+    written = [0]
+
+    def storm() -> None:
+        kept: list[str] = []
+        for _ in range(total):
+            kept.append(data.add("connection_refused"))
+            written[0] += 1
+            if len(kept) > 200:
+                (data.path / f"{kept.pop(0)}.json").unlink()
+
+    thread = threading.Thread(target=storm)
+    thread.start()
+    ids: list[str] = []
+    while thread.is_alive():
+        ids += [found.id for found in follower.next(0.05)]
+    for _ in range(20):
+        ids += [found.id for found in follower.next(0.05)]
+    thread.join()
+    follower.close()
+    assert len(ids) == len(set(ids))
+    assert not directory.skipped
+    if polling:
+        assert 200 <= len(ids) <= total
+    else:
+        assert len(ids) + directory.gone == total
