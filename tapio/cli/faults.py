@@ -89,24 +89,37 @@ def scratch_cgroup(name: str, mounts: Path = Path("/proc/self/mounts")) -> Itera
     parent, limit, swap_limit = _memory_hierarchy(mounts)
     directory = parent / name
     try:
-        directory.mkdir()
-    except OSError as error:
-        raise SkippedFaultError(
-            f"making a cgroup in {parent}: {describe_os_error(error)}: "
-            "it needs root, and in a pod a writable /sys/fs/cgroup"
-        ) from error
-    try:
+        try:
+            directory.mkdir()
+        except OSError as error:
+            raise SkippedFaultError(
+                f"making a cgroup in {parent}: {describe_os_error(error)}: "
+                "it needs root, and in a pod a writable /sys/fs/cgroup"
+            ) from error
         try:
             (directory / limit).write_text(str(_LIMIT_BYTES))
-            with contextlib.suppress(OSError):  # absent without swap accounting
-                (directory / swap_limit[0]).write_text(swap_limit[1])
         except OSError as error:
             raise SkippedFaultError(
                 f"setting {limit} of a cgroup in {parent}: {describe_os_error(error)}: no memory controller there"
             ) from error
+        with contextlib.suppress(OSError):  # absent without swap accounting
+            (directory / swap_limit[0]).write_text(swap_limit[1])
         yield directory
     finally:
-        _remove(directory)
+        if directory.exists():
+            with _undisturbed():
+                _remove(directory)
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """A second Ctrl-C waits until what was made is removed."""
+    signals = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
 
 def _memory_hierarchy(mounts: Path) -> tuple[Path, str, tuple[str, str]]:

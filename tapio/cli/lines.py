@@ -14,7 +14,7 @@ _COLUMNS = (
     Column("TIME"),
     Column("SEVERITY"),
     Column("TYPE"),
-    Column("WHERE", shrinks=True, least=14),
+    Column("WHERE", shrinks=True, least=36),
     Column("MESSAGE", wraps=True),
 )
 # In a narrow terminal where and message share a column: pods have long names, and their ends tell them apart.

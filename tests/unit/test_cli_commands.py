@@ -378,7 +378,7 @@ def test_watch_shows_what_comes_each_once(data: DataDir) -> None:
     wait_for(lambda: len(watcher.ids()) >= 4, 10)
     data.write("01JA1B2C3D4E5F6G7H8J9K0M1N.json", b"garbage")
     time.sleep(0.3)
-    assert watcher.ids() == expected
+    assert sorted(watcher.ids()) == sorted(expected)
     assert watcher.end() == f"tapio: skipped 1 file in {data.path}: 1 damaged\n"
 
 
