@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from tapio.cli import lines
 from tapio.cli.agent_state import Agent, read_agent, without_directory
 from tapio.cli.directory import DataDirectory, find_directory
 from tapio.cli.filters import find_observer
 from tapio.cli.judgement import Judged, Verdict, judge, overall, worst_places
-from tapio.cli.notes import skipped_note
+from tapio.cli.notes import reach_note, skipped_note
 from tapio.cli.screen import Cell, Column, Screen, warn
-from tapio.cli.tally import covers_s
 from tapio.cli.times import format_duration, parse_duration
 from tapio.errors import StoreError
 
@@ -34,13 +36,19 @@ _PLACE_COLUMNS = (Column("WORST", shrinks=True, least=20), Column("SEVERITY"), C
 _KEY_COLUMNS = (Column("ANOMALIES", right=True), Column("WHAT AND WHERE", wraps=True))
 
 
-def run(arguments: argparse.Namespace, screen: Screen) -> int:
-    """0 when the question could be answered, else 1; with --exit-code 10 and 11 tell the answer."""
-    window_s = parse_duration(arguments.since)
-    chosen = find_observer(arguments.observer) if arguments.observer is not None else None
-    now_s = time.time()
+class Assessment(msgspec.Struct, frozen=True):
+    """The answer, and what it rests on. `notes` are remarks for the reader."""
+
+    verdict: Verdict
+    agent: Agent
+    judged: list[Judged]
+    window_s: float
+    notes: list[str]
+
+
+def assess(path: Path, window_s: float, now_s: float, chosen: str = "") -> Assessment:
+    """Judge the node, or one observer, by the last `window_s` seconds."""
     start_ms, end_ms = int((now_s - window_s) * 1000), int(now_s * 1000)
-    path = find_directory(arguments.data_dir)
     notes = []
     try:
         directory = DataDirectory(path)
@@ -50,37 +58,33 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     else:
         agent = read_agent(directory, now_s)
         judged = judge(agent, directory.occurrences(start_ms), start_ms, end_ms, _BUCKETS)
-        notes = [skipped_note(directory), _reach_note(covers_s(directory, agent, now_s, window_s))]
+        notes = [skipped_note(directory), reach_note(directory, now_s, window_s, agent)]
+        directory.close()
     if chosen:
         judged = [found for found in judged if found.name == chosen]
-    verdict = overall(judged)
-    if verdict == "unknown" and agent.is_live and agent.writes_files and not chosen:
-        agent_reason = "every observer is off"
-    else:
-        agent_reason = agent.explanation
+    verdict = judged[0].verdict if chosen else overall(judged)
+    return Assessment(verdict, agent, judged, window_s, [note for note in (agent.explanation, *notes) if note])
+
+
+def run(arguments: argparse.Namespace, screen: Screen) -> int:
+    """0 when the question could be answered, else 1; with --exit-code 10 and 11 tell the answer."""
+    window_s = parse_duration(arguments.since)
+    chosen = find_observer(arguments.observer) if arguments.observer is not None else ""
+    found = assess(find_directory(arguments.data_dir), window_s, time.time(), chosen)
     if arguments.json:
-        screen.json(_document(verdict, agent, judged, window_s, notes, detailed=bool(chosen)))
+        screen.json(document(found, detailed=bool(chosen)))
     else:
-        screen.line(f"{chosen or 'node'} is {verdict} (last {arguments.since})", _STYLES[verdict])
+        screen.line(f"{chosen or 'node'} is {found.verdict} (last {arguments.since})", _STYLES[found.verdict])
         if chosen:
-            _draw_one(screen, judged[0], window_s, utc=arguments.utc)
+            _draw_one(screen, found.judged[0], window_s, utc=arguments.utc)
         else:
-            _draw_all(screen, judged)
+            _draw_all(screen, found.judged)
     screen.flush()
-    for note in (agent_reason, *notes):
-        if note:
-            warn(note)
-    if verdict == "unknown":
+    for note in found.notes:
+        warn(note)
+    if found.verdict == "unknown":
         return 1
-    if chosen and judged[0].verdict == "off":
-        return 0
-    return _EXIT_CODES.get(verdict, 0) if arguments.exit_code else 0
-
-
-def _reach_note(reach_s: float | None) -> str:
-    if reach_s is None:
-        return ""
-    return f"the files reach back only {format_duration(reach_s)}: retention removed older ones"
+    return _EXIT_CODES.get(found.verdict, 0) if arguments.exit_code else 0
 
 
 def _draw_all(screen: Screen, judged: list[Judged]) -> None:
@@ -136,21 +140,19 @@ def _most_frequent(types: Counter[str]) -> str:
     return ", ".join(f"{lines.short_type(name)} {count}" for name, count in types.most_common(3))
 
 
-def _document(
-    verdict: Verdict, agent: Agent, judged: list[Judged], window_s: float, notes: list[str], *, detailed: bool
-) -> dict[str, Any]:
+def document(found: Assessment, *, detailed: bool) -> dict[str, Any]:
     """What --json prints; tapio/cli/README.md documents it."""
     return {
         "kind": "health",
-        "health": verdict,
-        "window_s": window_s,
-        "agent": {"state": agent.condition, "explanation": agent.explanation},
-        "observers": [_observer_document(found, detailed=detailed) for found in judged],
+        "health": found.verdict,
+        "window_s": found.window_s,
+        "agent": {"state": found.agent.condition, "explanation": found.agent.explanation},
+        "observers": [_observer_document(judged, detailed=detailed) for judged in found.judged],
         "worst": [
             {"where": place, "severity": severity, "anomalies": count}
-            for place, severity, count in worst_places(judged)
+            for place, severity, count in worst_places(found.judged)
         ],
-        "notes": [note for note in notes if note],
+        "notes": found.notes,
     }
 
 

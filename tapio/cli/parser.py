@@ -121,6 +121,11 @@ def _add_own(name: str, command: argparse.ArgumentParser) -> None:
     elif name == "tune":
         command.add_argument("--since", metavar="DURATION", default="24h", help="how far back (default: 24h)")
         command.add_argument(
+            "--config",
+            metavar="FILE",
+            help="the agent's, for what is in force (default: /etc/tapio/tapio.toml if there)",
+        )
+        command.add_argument(
             "--set", action="append", metavar="KEY=VALUE", help="a threshold to try; repeatable; none: list them"
         )
     elif name == "completion":

@@ -144,12 +144,16 @@ def _why(check: Check, before: Agent, directory: DataDirectory, timeout_s: float
     if sink.queue or sink.last_error:
         return f"{waited}: the file sink is behind (queue {sink.queue}): {sink.last_error or 'a slow disk'}"
     found = view.state.anomalies.get(check.type, 0) - old.anomalies.get(check.type, 0)
-    if found:
-        return f"{waited}: the agent saw {found} of this type meanwhile: folded into others by its rate limit, or late"
     grown = [name for name, count in view.state.suppressed.items() if count > old.suppressed.get(name, 0)]
+    ignored = [name for name in grown if name.startswith("ignored")]
+    if ignored:
+        return f"{waited}: the agent saw it and left it out: {', '.join(ignored)}"
+    if not found and not grown:
+        return f"{waited}: it never left the kernel: filtered by {check.filtered_by}, or the hook does not fire here"
+    others = f"the agent reported {found} others of this type meanwhile"
     if grown:
-        return f"{waited}: the agent saw it and left it out: {', '.join(grown)}"
-    return f"{waited}: it never left the kernel: filtered by {check.filtered_by}, or the hook does not fire here"
+        others += f" and left some out ({', '.join(grown)})"
+    return f"{waited}: {others}: filtered by {check.filtered_by}, or folded under the rate limit"
 
 
 def _document(result: Result) -> dict[str, Any]:
