@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import fnmatch
 from collections.abc import Iterable
-from typing import get_args
 
 import msgspec
 
-from tapio.anomalies import CATALOGUE, Severity
+from tapio.anomalies import CATALOGUE
+from tapio.anomalies import SEVERITIES as KNOWN_SEVERITIES
 from tapio.errors import UsageError
 from tapio.occurrence import Entity, Occurrence
 
 OBSERVERS = tuple(dict.fromkeys(kind.observer for kind in CATALOGUE.values()))
-SEVERITIES: tuple[str, ...] = get_args(Severity)  # from the mildest on
+SEVERITIES: tuple[str, ...] = KNOWN_SEVERITIES  # as text: what a user writes may be none of them
 
 
 def observer_of(occurrence: Occurrence) -> str:

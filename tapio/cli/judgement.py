@@ -66,6 +66,8 @@ def _add(judged: Judged, occurrence: Occurrence, start_ms: int, end_ms: int) -> 
         return
     if len(judged.last) < _LAST:
         judged.last.append(occurrence)
+    if not count:
+        return  # it only says that an episode is over; its anomalies were counted when they happened
     judged.severities[occurrence.severity] += count
     judged.types[occurrence.type] += count
     if rank(occurrence.severity) >= rank("warning"):

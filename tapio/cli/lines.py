@@ -55,11 +55,11 @@ def place(occurrence: Occurrence) -> str:
 def cells(occurrence: Occurrence, times: TimeFormat) -> list[Cell | str]:
     """The row for an occurrence."""
     count, message = count_of(occurrence), occurrence.error.message
-    if count > 1:
-        message = f"{count} times: {message}"
+    if count > 1 and f"({count} more)" not in message:
+        message += f" ({count} of them)"
     episode = occurrence.data.get("episode")
-    if isinstance(episode, dict) and episode.get("state") in ("ongoing", "closed"):
-        message += f" (episode {episode['state']}, {episode.get('total', '?')} in all)"
+    if isinstance(episode, dict) and episode.get("state") == "closed" and "(over after" not in message:
+        message += f" (over after {episode.get('total', '?')})"
     return [
         times.timestamp(occurrence.timestamp),
         Cell(occurrence.severity, occurrence.severity),

@@ -129,7 +129,10 @@ def test_every_type_makes_a_row_and_a_place(tmp_path: Path) -> None:
 def test_folded_occurrences_say_so(tmp_path: Path) -> None:
     episode = {"id": "x", "total": 40, "first_seen": "", "last_seen": "", "state": "closed"}
     row = lines.cells(make(tmp_path, "connection_refused", count=17, episode=episode), TimeFormat(NOW_S, utc=True))
-    assert row[4] == "17 times: Connection refused by 10.0.0.9:5432 (episode closed, 40 in all)"
+    assert row[4] == "Connection refused by 10.0.0.9:5432 (17 of them) (over after 40)"
+    said = {"code": "CONNECTION_REFUSED", "message": "Connection refused by 10.0.0.9:5432 (17 more)"}
+    row = lines.cells(make(tmp_path, "connection_refused", count=17, error=said), TimeFormat(NOW_S, utc=True))
+    assert row[4] == said["message"]
 
 
 def test_filters(tmp_path: Path) -> None:
@@ -201,6 +204,11 @@ def test_observers_that_are_off_do_not_count(tmp_path: Path) -> None:
                                        {"trouble": "the rings were not drained within the last 5 s"}])  # fmt: skip
 def test_blind_is_never_healthy(tmp_path: Path, heartbeat: dict[str, object]) -> None:
     assert verdicts(tmp_path, **heartbeat)["container"] == "unknown"
+
+
+def test_the_end_of_an_episode_alone_does_not_degrade(tmp_path: Path) -> None:
+    DataDir(tmp_path).add("connection_refused", 60, now_s=NOW_S, count=0)
+    assert verdicts(tmp_path)["network"] == "healthy"
 
 
 def test_an_expected_exit_does_not_degrade(tmp_path: Path) -> None:
