@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import msgspec
@@ -56,6 +57,16 @@ class Agent(msgspec.Struct, frozen=True):
     def observer(self, name: str) -> View:
         """One observer."""
         return next(view for view in self.observers if view.name == name)
+
+
+def reasons(views: Iterable[View]) -> Iterator[str]:
+    """Lines that say why observers are blind or off; those with the same reason share a line."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for view in views:
+        if view.condition in ("blind", "off") and view.reason:
+            groups.setdefault((view.condition, view.reason), []).append(view.name)
+    for (condition, reason), names in groups.items():
+        yield f"{', '.join(names)} {'are' if len(names) > 1 else 'is'} {condition}: {reason}"
 
 
 def read_agent(directory: DataDirectory, now_s: float) -> Agent:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from tapio.cli import lines
-from tapio.cli.agent_state import Agent, read_agent, without_directory
+from tapio.cli.agent_state import Agent, read_agent, reasons, without_directory
 from tapio.cli.directory import DataDirectory, find_directory
 from tapio.cli.filters import find_observer
 from tapio.cli.judgement import Judged, Verdict, judge, overall, worst_places
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         if chosen:
             _draw_one(screen, found.judged[0], window_s, utc=arguments.utc)
         else:
-            _draw_all(screen, found.judged)
+            _draw_all(screen, found.agent, found.judged)
     screen.flush()
     for note in found.notes:
         warn(note)
@@ -87,20 +87,19 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     return _EXIT_CODES.get(found.verdict, 0) if arguments.exit_code else 0
 
 
-def _draw_all(screen: Screen, judged: list[Judged]) -> None:
+def _draw_all(screen: Screen, agent: Agent, judged: list[Judged]) -> None:
     rows: list[list[Cell | str]] = [
         [
             found.name,
             Cell(found.verdict, _STYLES[found.verdict]),
             *(_figure(found.severities[name], name) for name in ("critical", "error", "warning")),
-            _most_frequent(found.types) or found.reason,
+            _most_frequent(found.types),
         ]
         for found in judged
     ]
     screen.table(_COLUMNS, rows)
-    for found in judged:
-        if found.verdict == "degraded" and found.reason.startswith("blind"):
-            screen.paragraph(f"{found.name} is {found.reason}")
+    for line in reasons(agent.observers if agent.is_live else ()):
+        screen.paragraph(line)
     places = list(worst_places(judged))
     if places:
         screen.line()

@@ -19,7 +19,7 @@ _COLUMNS = (
 )
 # In a narrow terminal where and message share a column: pods have long names, and their ends tell them apart.
 _NARROW_COLUMNS = (*_COLUMNS[:3], Column("WHERE AND MESSAGE", wraps=True))
-_NARROW = 100
+_NARROW, _NARROW_STREAM = 100, 130
 # A stream cannot know its widest cell: these hold everything but long pod names.
 _STREAM_WIDTHS = (14, 8, 18, 40, 1 << 16)
 _NARROW_STREAM_WIDTHS = (14, 8, 18, 1 << 16)
@@ -72,9 +72,10 @@ def cells(occurrence: Occurrence, times: TimeFormat) -> list[Cell | str]:
 class Rows:
     """Occurrences as rows of a table, as far as a screen of this width can show them."""
 
-    def __init__(self, screen: Screen, *, utc: bool) -> None:
+    def __init__(self, screen: Screen, *, utc: bool, stream: bool = False) -> None:
+        """`stream`: rows come one by one, under columns of fixed widths."""
         self._screen, self._utc = screen, utc
-        self._narrow = screen.columns < _NARROW
+        self._narrow = screen.columns < (_NARROW_STREAM if stream else _NARROW)
         self.columns = _NARROW_COLUMNS if self._narrow else _COLUMNS
         self.stream_widths: Sequence[int] = _NARROW_STREAM_WIDTHS if self._narrow else _STREAM_WIDTHS
 

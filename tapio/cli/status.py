@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tapio.cli.agent_state import Agent, View, read_agent, without_directory
+from tapio.cli.agent_state import Agent, View, read_agent, reasons, without_directory
 from tapio.cli.directory import DataDirectory, find_directory
 from tapio.cli.notes import skipped_note
 from tapio.cli.screen import Cell, Column, Screen, warn
@@ -165,9 +165,7 @@ def _row(view: View, agent: Agent, counted: Tally | None) -> list[Cell | str]:
 
 
 def _remarks(agent: Agent, counted: Tally | None) -> Iterator[str]:
-    for view in agent.observers:
-        if view.condition in ("blind", "off") and view.reason and view.reason != agent.explanation:
-            yield f"{view.name} is {view.condition}: {view.reason}"
+    yield from reasons(view for view in agent.observers if view.reason != agent.explanation)
     if agent.heartbeat is not None and not agent.writes_files:
         yield "the agent writes no files (--sink=file): what happened lately is known to its other sinks only"
     elif counted is not None and counted.covers_s is not None:

@@ -26,7 +26,6 @@ _COLUMNS = (
     Column("THEN", right=True),
     Column("ANOMALIES", right=True),
     Column("THEN", right=True),
-    Column("REMARK", wraps=True),
 )
 _LIST_COLUMNS = (Column("THRESHOLD"), Column("IN FORCE"), Column("WHAT THE STORED FACTS TELL", wraps=True))
 
@@ -71,8 +70,11 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     else:
         rows = [_row(trial) for trial in trials]
         if len(deciding) > 1:
-            rows.append(["all together", "", "", *_numbers(together), ""])
+            rows.append(["all together", "", "", *_numbers(together)])
         screen.table(_COLUMNS, rows)
+        for trial in trials:
+            for remark in _remarks(trial):
+                screen.paragraph(f"{trial.threshold.key}: {remark}")
     screen.flush()
     for note in (skipped_note(directory), reach_note(directory, now_s, since_s)):
         if note:
@@ -122,8 +124,7 @@ def _remarks(trial: _Trial) -> Iterator[str]:
 
 def _row(trial: _Trial) -> list[str]:
     figures = ["?"] * 4 if trial.threshold.cannot else _numbers(trial.replay)
-    remark = "; ".join(_remarks(trial))
-    return [trial.threshold.key, str(trial.value), _types(trial.threshold), *figures, remark]
+    return [trial.threshold.key, str(trial.value), _types(trial.threshold), *figures]
 
 
 def _numbers(replay: Replay) -> list[str]:

@@ -44,7 +44,7 @@ class _Watch:
         self._directory, self._screen, self._wanted = directory, screen, wanted
         self._json = json
         self._follower: Follower | None = None
-        self._rows = Rows(screen, utc=utc)
+        self._rows = Rows(screen, utc=utc, stream=True)
         self._trouble = ""
 
     def run(self, limit: int | None, since_ms: int | None) -> None:

@@ -258,18 +258,20 @@ def test_colour_on_a_terminal_only(data: DataDir) -> None:
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_screens(data: DataDir, columns: int) -> None:
-    """Snapshots of every table. `make snapshots=1` is not there: delete a file to have it written anew."""
+    """Snapshots of the tables. Delete a file to have it written anew, and look at it."""
+    noon = f"NOON{time.gmtime().tm_hour - 12:+d}"  # a zone where it is noon: no occurrence is of another day
     data.heartbeat(detached="storage", observers=OBSERVERS[:3])
     fill(data)
     output = []
     for arguments in (["status"], ["health"], ["health", "network"], ["recent"], ["recent", "--namespace", "none"]):
-        code, shown = on_terminal(data.path, columns, *arguments, NO_COLOR="1")
+        code, shown = on_terminal(data.path, columns, *arguments, NO_COLOR="1", TZ=noon)
         assert all(len(line) <= columns for line in shown.splitlines())
         output.append(f"$ tapio {' '.join(arguments)}\n{shown}exit code {code}\n")
     text = _timeless("\n".join(output).replace(str(data.path), "DIR"))
     expected = SNAPSHOTS / f"screens-{columns}.txt"
     if not expected.exists():
         expected.write_text(text)
+        pytest.fail(f"{expected} was not there and is written anew: look at it")
     assert text == expected.read_text()
 
 
