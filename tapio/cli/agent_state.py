@@ -74,12 +74,16 @@ def read_agent(directory: DataDirectory, now_s: float) -> Agent:
     try:
         heartbeat = directory.heartbeat()
         age_s = None if heartbeat is None else now_s - unix_s(heartbeat.updated_at)
-    except (HeartbeatError, ValueError) as error:
+        if heartbeat is not None:
+            unix_s(heartbeat.started_at)
+    except HeartbeatError as error:
         return _without("unreadable", str(error))
+    except (ValueError, OverflowError) as error:
+        return _without("unreadable", f"reading the heartbeat in {directory.shown}: its times are damaged: {error}")
     if heartbeat is None or age_s is None:
         return _without(
             "missing",
-            f"no heartbeat in {directory.path}: no agent ever ran with this data directory: "
+            f"no heartbeat in {directory.shown}: no agent ever ran with this data directory: "
             "start tapio-agent, or choose its directory with --data-dir",
         )
     condition, explanation = _condition(heartbeat, age_s)

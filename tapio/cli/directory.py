@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from tapio import heartbeat_document
+from tapio.cli.text import harmless
 from tapio.errors import HeartbeatError, OccurrenceError, StoreError, UsageError, describe_os_error
 from tapio.heartbeat_document import Heartbeat
 from tapio.occurrence import Occurrence, decode
@@ -44,6 +45,7 @@ class DataDirectory:
     def __init__(self, path: Path) -> None:
         """StoreError when it cannot be read."""
         self.path = path
+        self.shown = harmless(str(path))  # the path in what is said about it
         self.skipped: Counter[str] = Counter()
         self.gone = 0  # files that retention removed between being seen and being read
         try:
@@ -54,7 +56,7 @@ class DataDirectory:
             hint = "is it the agent's --data-dir? choose with --data-dir or TAPIO_DATA_DIR"
             if isinstance(error, PermissionError):
                 hint = "run as its owner or as root"
-            raise StoreError(f"reading the data directory {path}: {what}: {hint}") from error
+            raise StoreError(f"reading the data directory {self.shown}: {what}: {hint}") from error
 
     def names(self) -> Iterator[str]:
         """The names of all occurrence files, in no order."""
@@ -65,7 +67,7 @@ class DataDirectory:
                         yield entry.name
         except OSError as error:
             raise StoreError(
-                f"reading the data directory {self.path}: {describe_os_error(error)}: check the disk"
+                f"reading the data directory {self.shown}: {describe_os_error(error)}: check the disk"
             ) from error
 
     def newest_first(self, since_ms: int = 0) -> Iterator[str]:
@@ -142,7 +144,7 @@ class DataDirectory:
 
     def heartbeat(self) -> Heartbeat | None:
         """The heartbeat, None when there is none; HeartbeatError when it cannot be used."""
-        doing = f"reading the heartbeat {self.path / HEARTBEAT}"
+        doing = f"reading the heartbeat {self.shown}/{HEARTBEAT}"
         try:
             document = self._read(HEARTBEAT)
         except FileNotFoundError:

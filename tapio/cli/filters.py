@@ -17,14 +17,17 @@ OBSERVERS = tuple(dict.fromkeys(kind.observer for kind in CATALOGUE.values()))
 SEVERITIES: tuple[str, ...] = KNOWN_SEVERITIES  # as text: what a user writes may be none of them
 
 
+_MAX_COUNT = 10**12
+
+
 def observer_of(occurrence: Occurrence) -> str:
     """The observer that found it: the middle of `kernel.<observer>.<what>`."""
     return occurrence.type.split(".")[1]
 
 
 def count_of(occurrence: Occurrence) -> int:
-    """How many anomalies it stands for."""
-    return int(occurrence.data.get("count", 1))
+    """How many anomalies it stands for. A number that no kernel can reach is taken for the largest that fits a sum."""
+    return min(int(occurrence.data.get("count", 1)), _MAX_COUNT)
 
 
 def pod_of(occurrence: Occurrence) -> Entity | None:

@@ -78,7 +78,7 @@ class Follower:
         except OSError:
             there = False
         if not there:
-            raise StoreError(f"watching {self._directory.path}: the directory is gone or was replaced: start again")
+            raise StoreError(f"watching {self._directory.shown}: the directory is gone or was replaced: start again")
 
     def _read(self, names: Iterable[str]) -> Iterator[Occurrence]:
         for name in names:

@@ -15,7 +15,7 @@ from tapio.cli.agent_state import Agent, read_agent, reasons, without_directory
 from tapio.cli.directory import DataDirectory, find_directory
 from tapio.cli.filters import find_observer
 from tapio.cli.judgement import Judged, Verdict, judge, overall, worst_places
-from tapio.cli.notes import reach_note, skipped_note
+from tapio.cli.notes import loss_notes, reach_note, skipped_note
 from tapio.cli.screen import Cell, Column, Screen, warn
 from tapio.cli.times import format_duration, parse_duration
 from tapio.errors import StoreError
@@ -23,7 +23,7 @@ from tapio.errors import StoreError
 _EXIT_CODES = {"degraded": 10, "critical": 11}
 _STYLES = {"healthy": "good", "degraded": "warning", "critical": "critical", "off": "dim", "unknown": "warning"}
 _BUCKETS = 60
-_BARS = " ▁▂▃▄▅▆▇█"
+_BARS, _PLAIN_BARS = " ▁▂▃▄▅▆▇█", " .:-=+*#@"
 _COLUMNS = (
     Column("OBSERVER"),
     Column("HEALTH"),
@@ -58,7 +58,7 @@ def assess(path: Path, window_s: float, now_s: float, chosen: str = "") -> Asses
     else:
         agent = read_agent(directory, now_s)
         judged = judge(agent, directory.occurrences(start_ms), start_ms, end_ms, _BUCKETS)
-        notes = [skipped_note(directory), reach_note(directory, now_s, window_s, agent)]
+        notes = [skipped_note(directory), reach_note(directory, now_s, window_s, agent), *loss_notes(agent)]
         directory.close()
     if chosen:
         judged = [found for found in judged if found.name == chosen]
@@ -113,7 +113,7 @@ def _draw_one(screen: Screen, judged: Judged, window_s: float, *, utc: bool) -> 
     if judged.reason:
         screen.paragraph(judged.reason)
     bucket = format_duration(window_s / _BUCKETS)
-    screen.line(sparkline(judged.timeline))
+    screen.line(sparkline(judged.timeline, plain=not screen.has_unicode))
     screen.line(f"one bar: {bucket}, the highest: {max(judged.timeline)}")
     if judged.keys:
         screen.line()
@@ -125,10 +125,11 @@ def _draw_one(screen: Screen, judged: Judged, window_s: float, *, utc: bool) -> 
         screen.paragraph(f"{judged.own} more came from tapio itself and do not count")
 
 
-def sparkline(values: list[int]) -> str:
-    """Bars of eight heights. Whatever is not zero shows; the first character marks the line's start."""
-    highest = max(values) or 1
-    return "▕" + "".join(_BARS[-(-8 * value // highest)] for value in values) + "▏"
+def sparkline(values: list[int], *, plain: bool = False) -> str:
+    """Bars of eight heights between two edges. Whatever is not zero shows. `plain`: ASCII."""
+    highest, bars = max(values) or 1, _PLAIN_BARS if plain else _BARS
+    line = "".join(bars[-(-8 * value // highest)] for value in values)
+    return f"|{line}|" if plain else f"▕{line}▏"
 
 
 def _figure(number: int, severity: str) -> Cell:

@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         if rows:
             Rows(screen, utc=arguments.utc).draw(rows)
         else:
-            screen.line(f"nothing{' of that kind' if wanted != type(wanted)() else ''} in {directory.path}"
+            screen.line(f"nothing{' of that kind' if wanted != type(wanted)() else ''} in {directory.shown}"
                         + (f" within the last {arguments.since}" if arguments.since else ""))  # fmt: skip
             screen.line("'tapio status' tells whether the agent would see it")
     if directory.skipped:

@@ -54,6 +54,7 @@ class Screen:
     def __init__(self, stream: TextIO, environment: Mapping[str, str] = os.environ) -> None:
         self._stream = stream
         is_terminal = stream.isatty()
+        self.has_unicode = (getattr(stream, "encoding", None) or "utf-8").lower().startswith("utf")
         self.colour = is_terminal and not environment.get("NO_COLOR") and environment.get("TERM") != "dumb"
         wanted = environment.get("COLUMNS", "")
         if wanted.isascii() and wanted.isdecimal() and int(wanted) > 0:

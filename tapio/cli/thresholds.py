@@ -39,9 +39,13 @@ class Threshold(msgspec.Struct, frozen=True):
     note: str = ""
 
 
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
 def _at_least(name: str) -> Test:
     def passes(data: dict[str, Any], value: Any) -> bool | None:
-        return bool(data[name] >= value) if name in data else None
+        return bool(data[name] >= value) if _is_number(data.get(name)) else None
 
     return passes
 
@@ -50,7 +54,7 @@ def _may_be_sustained(name: str, direction: int) -> Test:
     """The stored value is the mean of many intervals that were all bad: below the threshold, one of them was good."""
 
     def passes(data: dict[str, Any], value: Any) -> bool | None:
-        return False if name in data and direction * data[name] < direction * value else None
+        return False if _is_number(data.get(name)) and direction * data[name] < direction * value else None
 
     return passes
 
@@ -65,7 +69,7 @@ def _rtt_delta(data: dict[str, Any], value: Any) -> bool | None:
 
 
 def _rtt(data: dict[str, Any], rule: Callable[[float, float], bool]) -> bool | None:
-    if "baseline_ms" not in data or "current_ms" not in data:
+    if not _is_number(data.get("baseline_ms")) or not _is_number(data.get("current_ms")):
         return None
     if rule(data["baseline_ms"], data["current_ms"]):
         return True

@@ -55,7 +55,10 @@ class TimeFormat:
 
     def timestamp(self, timestamp: str) -> str:
         """An occurrence's timestamp: '14:23:01.042', '04-03 14:23:01', or '2025-04-03 14:23' of another year."""
-        moment = datetime.fromisoformat(timestamp).astimezone(self._zone)
+        try:
+            moment = datetime.fromisoformat(timestamp).astimezone(self._zone)
+        except (ValueError, OverflowError):  # the year 1 in another zone
+            return timestamp
         if moment.date() == self._today:
             return f"{moment:%H:%M:%S}" + ("" if self._short else f".{moment.microsecond // 1000:03d}")
         return f"{moment:%m-%d %H:%M:%S}" if moment.year == self._today.year else f"{moment:%Y-%m-%d %H:%M}"

@@ -209,6 +209,59 @@ def test_files_that_hold_no_occurrence_are_skipped_and_counted(data: DataDir) ->
         assert "Traceback" not in ended.stderr
 
 
+def test_odd_facts_break_nothing(data: DataDir) -> None:
+    """`data` is open: whatever a foreign writer puts there is shown or left out, never a failure."""
+    data.heartbeat()
+    odd = {
+        "cpu": [1],
+        "episode": 7,
+        "retransmits": "many",
+        "cgroup_id": 2**64 - 1,
+        "count": 2**63 - 1,
+        "node": {"a": {}},
+    }
+    for _ in range(3):
+        data.add("retransmit_spike", 5, **odd)
+    data.add("abnormal_exit", 5, timestamp="0001-01-01T00:00:00.000Z", episode={"state": "closed"})
+    data.write(f"7ZZZZZZZZZ{'0' * 16}.json", b"{}")
+    for arguments in (["status"], ["health"], ["health", "network"], ["recent"],
+                      ["tune", "--set", "network.retransmit_spike_count=8"]):  # fmt: skip
+        for zone in ("Pacific/Kiritimati", "America/Los_Angeles"):
+            for json_flag in ([], ["--json"]):
+                ended = tapio(data.path, *arguments, *json_flag, TZ=zone)
+                assert ended.returncode == 0, ended
+                assert "internal error" not in ended.stderr
+
+
+@pytest.mark.parametrize("changes", [{"updated_at": "banana"}, {"started_at": "2026-13-01T00:00:00Z"}])
+def test_a_heartbeat_with_damaged_times(data: DataDir, changes: dict[str, str]) -> None:
+    data.heartbeat(**changes)
+    for command in ("status", "health"):
+        ended = tapio(data.path, command)
+        assert ended.returncode == 1
+        assert "its times are damaged" in ended.stderr
+
+
+def test_a_path_that_is_not_text(data: DataDir) -> None:
+    path = data.path / os.fsdecode(b"\xff\x1b[31m")
+    path.mkdir()
+    for arguments in (["status"], ["status", "--json"], ["recent"], ["health", "--json"]):
+        ended = tapio(data.path, *arguments, "--data-dir", str(path))
+        assert "internal error" not in ended.stderr
+        assert "\x1b" not in ended.stderr + ended.stdout
+
+
+def test_a_file_instead_of_a_directory(data: DataDir) -> None:
+    (data.path / "file").write_text("")
+    assert "not a directory" in refuse(data, "recent", "--data-dir", str(data.path / "file"), code=1)
+
+
+def test_losses_are_said_beside_the_verdict(data: DataDir) -> None:
+    data.heartbeat(sinks={"file": {"accepted": 1, "rejected": 2, "dropped": 3, "queue": 0, "last_error": "disk full"}})
+    data.add("oom_kill", 5)
+    assert "5 occurrences did not become files since the agent's start: disk full" in tapio(data.path, "health").stderr
+
+
 def test_recent_is_newest_first_and_filtered(data: DataDir) -> None:
     fill(data)
 

@@ -239,3 +239,4 @@ def test_the_worst_place_comes_first(tmp_path: Path) -> None:
 def test_sparklines_show_whatever_is_not_zero() -> None:
     assert sparkline([0, 1, 500, 1000]) == "▕ ▁▄█▏"
     assert sparkline([0, 0]) == "▕  ▏"
+    assert sparkline([0, 1, 500, 1000], plain=True) == "| .=@|"
