@@ -1,4 +1,4 @@
-"""The CLI's budgets: 100,000 files, cold starts, memory. Run alone: python tests/bench/bench_cli.py [FILES]."""
+"""The CLI's budgets: 100,000 files, cold starts, memory. Run alone: python tests/bench/cli.py [FILES]."""
 
 from __future__ import annotations
 
