@@ -51,13 +51,16 @@ def fit(text: str, columns: int) -> str:
     """`text`, cut with an ellipsis where it is wider than `columns`."""
     if width(text) <= columns:
         return text
-    kept, used = [], 0
-    for character in text:
-        used += _columns(character)
-        if used > columns - 1:
-            break
-        kept.append(character)
-    return "".join(kept) + "…" if columns > 0 else ""
+    return text[: _fitting(text, columns - 1)] + "…" if columns > 0 else ""
+
+
+def _fitting(text: str, columns: int) -> int:
+    """How many of the first characters fit."""
+    for index, character in enumerate(text):
+        columns -= _columns(character)
+        if columns < 0:
+            return index
+    return len(text)
 
 
 def pad(text: str, columns: int, *, right: bool = False) -> str:
@@ -79,7 +82,7 @@ def wrap(text: str, columns: int) -> list[str]:
             lines.append(line)
         line = word
         while width(line) > columns:
-            head = fit(line, columns + 1)[:-1]
-            lines.append(head)
-            line = line[len(head) :]
+            head = max(1, _fitting(line, columns))
+            lines.append(line[:head])
+            line = line[head:]
     return [*lines, line]
