@@ -31,7 +31,9 @@ def _written_out(match: re.Match[str]) -> str:
 
 def harmless_json(line: str) -> str:
     """A line of JSON with the same meaning that no terminal obeys."""
-    return line if line.isascii() else _HARMFUL_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
+    if line.isascii() and "\x7f" not in line:
+        return line
+    return _HARMFUL_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
 
 
 def width(text: str) -> int:

@@ -296,8 +296,8 @@ def test_nothing_steers_the_terminal(data: DataDir) -> None:
     data.add("oom_kill", 5, pod="shop/\x1b[31m")
     for arguments in (["recent"], ["health"], ["health", "container"], ["recent", "--json"], ["status"]):
         output = tapio(data.path, *arguments).stdout
-        assert not {"\x1b", "\x07", "\x9b", "\r", "\u202e"} & set(output)
-        assert not {"\x9b", "\x07", "\u202e"} & set(on_terminal(data.path, 100, *arguments, NO_COLOR="1")[1])
+        assert not {"\x1b", "\x07", "\x9b", "\x7f", "\r", "\u202e"} & set(output)
+        assert not {"\x9b", "\x07", "\x7f", "\u202e"} & set(on_terminal(data.path, 100, *arguments, NO_COLOR="1")[1])
     assert "a\\x1b[2Jb\\x0dc\\x0ad" in tapio(data.path, "recent").stdout
 
 
