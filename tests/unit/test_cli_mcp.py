@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from helpers.data_dirs import FACTS, TAPIO, DataDir
 
 from tapio.anomalies import CATALOGUE
@@ -111,9 +113,14 @@ def test_a_dead_agent_is_not_a_quiet_node(data: DataDir) -> None:
     talk(data, conversation)
 
 
-def test_every_type_is_documented() -> None:
+def test_every_type_is_documented_with_fields_of_the_schema() -> None:
+    schema = yaml.safe_load((Path(__file__).parents[2] / "otel" / "schema" / "data.yaml").read_text())
+    known = {field["id"].removeprefix("data.") for group in schema["groups"] for field in group["attributes"]}
     for name in CATALOGUE:
-        assert describe(name).startswith(name)
+        text = describe(name)
+        assert text.startswith(name)
+        named = set(re.findall(r"\b[a-z]+(?:_[a-z0-9]+)+\b", text.split("\ndata: ")[1]))
+        assert named - {"first_seen", "last_seen"} <= known
 
 
 def test_without_the_package_one_line() -> None:
