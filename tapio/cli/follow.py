@@ -53,7 +53,7 @@ class Follower:
             names, overflowed = self._inotify.read(timeout_s)
             yield from self._read(name for name in names if is_occurrence_name(name))
             self._scan = overflowed
-        if len(self._seen) > 2 * self._kept + _FORGET_BEYOND:
+        if len(self._seen) + len(self._tries) > 2 * self._kept + _FORGET_BEYOND:
             self._forget()
 
     def _unseen(self) -> Iterator[str]:
@@ -63,11 +63,10 @@ class Follower:
         deadline = time.monotonic() + timeout_s
         while True:
             names = sorted(self._unseen())
-            if names:
-                yield from self._read(names)
-                return
             left = deadline - time.monotonic()
-            if left <= 0:
+            # Files that could not be read get their next try with new ones, or when the time is up.
+            if left <= 0 or any(name not in self._tries for name in names):
+                yield from self._read(names)
                 return
             time.sleep(min(_POLL_EVERY_S, left))
 
@@ -99,8 +98,10 @@ class Follower:
 
     def _forget(self) -> None:
         """Forget names whose files are gone: ids never come again."""
-        self._seen.intersection_update(set(self._directory.names()))
-        self._kept = len(self._seen)
+        there = set(self._directory.names())
+        self._seen &= there
+        self._tries = {name: tries for name, tries in self._tries.items() if name in there}
+        self._kept = len(self._seen) + len(self._tries)
 
     def close(self) -> None:
         """Stop following."""

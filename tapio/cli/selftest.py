@@ -140,7 +140,9 @@ def _why(check: Check, before: Agent, directory: DataDirectory, timeout_s: float
     lost = view.state.lost - old.lost
     if lost:
         return f"{waited}: the kernel's ring was full, {lost} events were lost: raise ring_kib"
-    sink = after.heartbeat.sinks["file"]
+    sink = after.heartbeat.sinks.get("file")
+    if sink is None:
+        return f"{waited}: the agent was restarted without --sink=file"
     if sink.queue or sink.last_error:
         return f"{waited}: the file sink is behind (queue {sink.queue}): {sink.last_error or 'a slow disk'}"
     found = view.state.anomalies.get(check.type, 0) - old.anomalies.get(check.type, 0)

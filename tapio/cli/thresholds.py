@@ -145,7 +145,7 @@ def parse_setting(text: str) -> tuple[Threshold, Any]:
     except ValueError:
         value = written
     if isinstance(threshold.default, list):
-        if not isinstance(value, list):
+        if not isinstance(value, list) or not all(isinstance(item, int | str) for item in value):
             raise UsageError(f'--set {text}: not a list: write it as {key}=[1,143] or {key}=["sh"]')
     elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e15:
         raise UsageError(f"--set {text}: not a number of at least 0: write it as {key}={threshold.default}")

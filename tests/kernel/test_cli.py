@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.cgroups import ScratchCgroup, mount_point
+from helpers.cgroups import ScratchCgroup, mount_point, scratch_cgroup
 from helpers.data_dirs import TAPIO, DataDir, tapio
 from helpers.running_agent import RunningAgent, running_agent, wait_for
 
@@ -180,3 +181,31 @@ def test_a_frozen_agent_is_blind_and_a_stopped_one_too(tmp_path: Path) -> None:
         ended = tapio(agent.data_dir, "status")
         assert ended.returncode == 1
         assert "the agent was stopped" in ended.stderr
+
+
+def test_watch_under_a_storm_with_retention_shows_each_once(tmp_path: Path) -> None:
+    """Files vanish within moments of being written: shown once, or counted as gone."""
+    config = tmp_path / "tapio.toml"
+    config.write_text("[episodes]\nindividual = 10000\nrate_per_s = 10000\nburst = 10000\n[file]\nmax_files = 20\n")
+    open_path_to(config)
+    output = tmp_path / "watch.out"
+    with running_agent(tmp_path / "data", f"--config={config}") as agent, scratch_cgroup() as cgroup:
+        with (
+            output.open("wb") as file,
+            subprocess.Popen(
+                [TAPIO, "watch", "--json", "--data-dir", agent.data_dir], stdout=file, stderr=subprocess.PIPE
+            ) as watch,
+        ):
+            time.sleep(1)
+            script = "i=0; while [ $i -lt 499 ]; do (exit 7); i=$((i+1)); done"
+            cgroup.run(["/bin/sh", "-c", script])
+            agent.settle(2)
+            watch.send_signal(signal.SIGINT)
+            _, said = watch.communicate(timeout=10)
+        assert len(agent.of_cgroup(cgroup.id)) == 499
+        assert watch.returncode == 0
+    lines = [json.loads(line) for line in output.read_bytes().split(b"\n")[:-1]]
+    ours = [line["id"] for line in lines if line["data"].get("cgroup_id") == cgroup.id]
+    assert len(ours) == len(set(ours))
+    gone = re.search(rb"(\d+) occurrences were removed", said)
+    assert len(ours) <= 499 <= len(ours) + (int(gone[1]) if gone else 0)

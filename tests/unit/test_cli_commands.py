@@ -485,6 +485,28 @@ def test_watch_on_a_terminal_ends_clean(data: DataDir) -> None:
 
 
 @pytest.mark.parametrize("polling", [False, True])
+def test_a_file_that_is_written_in_two_steps_is_shown_when_it_is_whole(data: DataDir, polling: bool) -> None:
+    from tapio.cli.directory import DataDirectory
+    from tapio.cli.follow import Follower
+
+    directory = DataDirectory(data.path)
+    follower = Follower(directory, polling=polling)
+    assert list(follower.next(0)) == []
+    document = data.document("oom_kill")
+    path, whole = data.path / f"{document['id']}.json", msgspec.json.encode(document)
+    path.write_bytes(whole[:50])
+    for _ in range(2):
+        assert list(follower.next(0.1)) == []
+    assert directory.skipped["damaged"] == 1
+    path.write_bytes(whole)
+    assert [found.id for found in [*follower.next(0.3), *follower.next(0.3)]] == [document["id"]]
+    assert directory.skipped["damaged"] == 0
+    path.write_bytes(whole)
+    assert [*follower.next(0.1), *follower.next(0.1)] == []
+    follower.close()
+
+
+@pytest.mark.parametrize("polling", [False, True])
 def test_a_storm_with_retention_deleting_files(data: DataDir, polling: bool) -> None:
     """Every file is shown once, or counted as gone."""
     import threading

@@ -100,7 +100,7 @@ def test_what_cannot_be_told_is_said(data: DataDir, key: str) -> None:
 
 
 @pytest.mark.parametrize("setting", ["a=b", "network", "network.retransmit_spike_count=x", "storage.warning_ms=-1",
-                                     "storage.warning_ms=true", "container.ignore_comm=sh", "=1", ""])  # fmt: skip
+                                     "storage.warning_ms=true", "container.ignore_comm=[[1]]", "=1", ""])  # fmt: skip
 def test_wrong_settings_are_one_line(data: DataDir, setting: str) -> None:
     ended = tapio(data.path, "tune", f"--set={setting}")
     assert (ended.returncode, ended.stdout) == (2, "")
