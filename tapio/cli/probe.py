@@ -5,8 +5,8 @@ Without telling them apart, a `tapio health --exit-code` that runs every minute 
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 
 from tapio.anomalies import ABNORMAL_EXIT
 from tapio.occurrence import Occurrence
@@ -18,7 +18,7 @@ _NAME = re.compile(r"tapio-st-[0-9a-f]{6}")
 
 def new_name() -> str:
     """The name of a new process."""
-    return f"tapio-st-{secrets.token_hex(3)}"
+    return f"tapio-st-{os.urandom(3).hex()}"
 
 
 def is_own(occurrence: Occurrence) -> bool:

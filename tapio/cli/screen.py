@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
@@ -60,7 +59,7 @@ class Screen:
         if wanted.isascii() and wanted.isdecimal() and int(wanted) > 0:
             self.columns = max(20, int(wanted))
         elif is_terminal:
-            self.columns = max(20, shutil.get_terminal_size().columns)
+            self.columns = max(20, _terminal_columns(stream))
         else:
             self.columns = _UNLIMITED
 
@@ -128,6 +127,13 @@ class Screen:
     def flush(self) -> None:
         """Show what was written so far."""
         self._stream.flush()
+
+
+def _terminal_columns(stream: TextIO) -> int:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or 80
+    except OSError:
+        return 80
 
 
 def warn(text: str) -> None:
