@@ -201,6 +201,7 @@ def test_observers_that_are_off_do_not_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("heartbeat", [{"age_s": 11}, {"age_s": -11}, {"state": "stopped"}, {"sinks": {}},
+                                       {"trouble": "something new"},
                                        {"trouble": "the rings were not drained within the last 5 s"}])  # fmt: skip
 def test_blind_is_never_healthy(tmp_path: Path, heartbeat: dict[str, object]) -> None:
     assert verdicts(tmp_path, **heartbeat)["container"] == "unknown"
