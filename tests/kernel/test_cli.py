@@ -84,7 +84,10 @@ def test_selftest_says_why_something_is_missing(tmp_path: Path) -> None:
         assert results["OOM kill"]["result"] == "arrived"  # never ignored
         config.write_text("[container]\nignore_exit_codes = [97]\n")
         agent.process.send_signal(signal.SIGHUP)
-        time.sleep(1)
+        wait_for(lambda: "configuration reloaded" in agent.log.read_text(), 10)
+        heartbeat = agent.data_dir / ".agent.json"
+        written = heartbeat.stat().st_mtime_ns
+        wait_for(lambda: heartbeat.stat().st_mtime_ns > written + 10**9, 10)  # with all that came before counted
         ended = tapio(agent.data_dir, "selftest", "--json", "--timeout", "2s")
         results = {found["fault"]: found for found in map(json.loads, ended.stdout.splitlines())}
         assert ": filtered by exit_scope" in results["exit with a code"]["reason"]
