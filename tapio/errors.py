@@ -7,7 +7,8 @@
     │   ├── ObjectError       a BPF object is missing, damaged, foreign or does not fit the decoders
     │   └── LoaderError       the loader child failed in a way that has no better name
     ├── StoreError            the data directory cannot be used
-    └── OccurrenceError       a document is not a valid occurrence
+    ├── OccurrenceError       a document is not a valid occurrence
+    └── HeartbeatError        the heartbeat is damaged, or of another version
 
 Each message is one line: what was tried, what failed, what to do.
 """
@@ -51,6 +52,10 @@ class StoreError(TapioError):
 
 class OccurrenceError(TapioError):
     """Bytes that are not a valid occurrence."""
+
+
+class HeartbeatError(TapioError):
+    """Bytes that are not a heartbeat this version can read."""
 
 
 def one_line(text: str) -> str:

@@ -16,51 +16,13 @@ import msgspec
 from tapio import __version__
 from tapio.clock import rfc3339_ms
 from tapio.errors import describe_os_error
+from tapio.heartbeat_document import SCHEMA_VERSION, Heartbeat, ObserverState, SinkState
 from tapio.store import HEARTBEAT, Store
-from tapio.telemetry import Hook, Telemetry
+from tapio.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
 _INTERVAL_S = 1.0
-
-
-class ObserverState(msgspec.Struct, frozen=True):
-    """One observer: `up` when all its hooks are attached; `reason`: why not, or what it lacks. Counts since start."""
-
-    up: bool
-    reason: str
-    hooks: list[Hook]
-    events: int
-    events_per_s: float
-    anomalies: dict[str, int]
-    lost: int
-    unattributed: int
-    suppressed: dict[str, int]
-
-
-class SinkState(msgspec.Struct, frozen=True):
-    """One sink: what became of the occurrences, how many wait, and its latest failure."""
-
-    accepted: int
-    rejected: int
-    dropped: int
-    queue: int
-    last_error: str
-
-
-class Heartbeat(msgspec.Struct, frozen=True):
-    """The document. A reader refuses another `schema_version`."""
-
-    schema_version: int
-    agent_version: str
-    pid: int
-    state: Literal["running", "stopped"]
-    started_at: str
-    updated_at: str
-    trouble: str  # why the agent is not ready; "" when it is
-    observers: dict[str, ObserverState]
-    sinks: dict[str, SinkState]
 
 
 class HeartbeatWriter:

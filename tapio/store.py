@@ -113,6 +113,16 @@ def emission_ms(name: str) -> int:
     return milliseconds
 
 
+def name_at(unix_ms: int) -> str:
+    """The smallest file name that an occurrence emitted at `unix_ms` can have."""
+    digits = []
+    unix_ms = max(0, unix_ms)
+    for _ in range(10):
+        digits.append(_CROCKFORD[unix_ms & 31])
+        unix_ms >>= 5
+    return "".join(reversed(digits))
+
+
 class Store:
     """Writing and removing the files of an open data directory. Not for use by several threads at once."""
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from tapio.cpus import CpuReport
 from tapio.occurrence import Occurrence
-from tapio.sinks.base import Sink
+
+if TYPE_CHECKING:  # the CLI reads `Hook` and must not load what only the agent needs
+    from tapio.sinks.base import Sink
 
 STALLED_AFTER_S = 5.0
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -22,10 +24,11 @@ UPSTREAM = {
     "telemetry": {"sinks"},
     "pmc_metrics": set(),
     "prometheus": {"telemetry"},
-    "heartbeat": {"telemetry", "store"},
+    "heartbeat": {"telemetry", "store", "heartbeat_document"},
+    "heartbeat_document": {"telemetry"},
     "web": set(),
     "episodes": set(),
-    "cli": {"store", "heartbeat"},
+    "cli": {"store", "heartbeat_document"},
 }
 
 
@@ -75,3 +78,13 @@ def test_bcc_is_in_no_requirement() -> None:
             assert (
                 not line.strip().strip("\"',").lower().startswith(("bcc=", "bcc>", "bcc<", "bcc~", "bcc [", "bcc;"))
             ), line
+
+
+def test_the_cli_installs_light() -> None:
+    """Everything that only the agent or the MCP server needs is an extra."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    assert [requirement.split(">")[0] for requirement in project["dependencies"]] == ["msgspec"]
+    third_party = {"msgspec", "mcp", "mcp_types", "anyio"}
+    for module in (PACKAGE / "cli").glob("*.py"):
+        foreign = {name.split(".")[0] for name in imports(module)} - set(sys.stdlib_module_names) - {"tapio"}
+        assert foreign <= (third_party if module.name == "mcp.py" else {"msgspec"}), module

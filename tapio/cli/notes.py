@@ -1,0 +1,40 @@
+"""Remarks that several commands make about what they could not read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tapio.cli.agent_state import Agent, read_agent
+from tapio.cli.directory import SKIPPED, DataDirectory
+from tapio.cli.tally import covers_s
+from tapio.cli.times import format_duration
+
+
+def skipped_note(directory: DataDirectory) -> str:
+    """'skipped 3 files in DIR: 2 damaged, 1 unreadable'; '' when nothing was skipped."""
+    total = sum(directory.skipped.values())
+    if not total:
+        return ""
+    reasons = ", ".join(
+        f"{directory.skipped[reason]} {reason.replace('_', ' ')}" for reason in SKIPPED if directory.skipped[reason]
+    )
+    return f"skipped {total} file{'s' if total > 1 else ''} in {directory.shown}: {reasons}"
+
+
+def loss_notes(agent: Agent) -> Iterator[str]:
+    """What the agent knows to be missing: then no anomalies does not quite mean that nothing happened."""
+    for view in agent.observers:
+        if view.state is not None and view.state.lost:
+            yield f"observer {view.name} lost {view.state.lost} events since the agent's start: the rings were full"
+    sink = agent.heartbeat.sinks.get("file") if agent.heartbeat else None
+    if sink is not None and sink.rejected + sink.dropped:
+        why = f": {sink.last_error}" if sink.last_error else ""
+        yield f"{sink.rejected + sink.dropped} occurrences did not become files since the agent's start{why}"
+
+
+def reach_note(directory: DataDirectory, now_s: float, window_s: float, agent: Agent | None = None) -> str:
+    """That retention removed files of the window; '' when it did not."""
+    reach_s = covers_s(directory, agent or read_agent(directory, now_s), now_s, window_s)
+    if reach_s is None:
+        return ""
+    return f"the files reach back only {format_duration(reach_s)}: older ones were removed by retention"

@@ -1,0 +1,243 @@
+"""Parts of the CLI: durations, text made harmless, tables, filters, rules."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import msgspec
+import pytest
+from helpers.data_dirs import FACTS, DataDir
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tapio.cli import lines, parser
+from tapio.cli.agent_state import read_agent
+from tapio.cli.directory import DataDirectory
+from tapio.cli.filters import Filter, find_type
+from tapio.cli.health import sparkline
+from tapio.cli.judgement import judge, overall, worst_places
+from tapio.cli.screen import Cell, Column, Screen
+from tapio.cli.text import fit, harmless, harmless_json, pad, width, wrap
+from tapio.cli.times import TimeFormat, format_duration, parse_duration
+from tapio.errors import UsageError
+from tapio.occurrence import Occurrence, decode
+from tapio.store import emission_ms, name_at
+
+NOW_S = 1_795_376_000.0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30s", 30), ("5m", 300), ("1h30m", 5400), ("2d", 172800), ("1.5h", 5400), ("1w", 604800)]
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["banana", "-5m", "0", "0s", "5", "", " 5m", "5 m", "m", "1e9d", "99999d", "\u0665m", "5M", "1h-5m", "5m\n", "nan"],
+)
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(UsageError, match=r"--since .*: write it as 30s, 5m, 1h30m or 2d"):
+        parse_duration(text)
+
+
+def test_durations_for_people() -> None:
+    assert [format_duration(s) for s in (0, 0.44, 9.94, 59, 61, 7990, 90_061, 10**6)] == [
+        "0.0 s", "0.4 s", "9.9 s", "59 s", "1 m 1 s", "2 h 13 m", "1 d 1 h", "11 d 13 h",
+    ]  # fmt: skip
+
+
+def test_times_show_the_date_where_it_is_not_today() -> None:
+    times = TimeFormat(1_775_226_181, utc=True)  # 2026-04-03
+    assert times.timestamp("2026-04-03T14:23:01.042Z") == "14:23:01.042"
+    assert times.timestamp("2026-04-02T14:23:01.042Z") == "04-02 14:23:01"
+    assert times.timestamp("2025-12-31T14:23:01.042Z") == "2025-12-31 14:23"
+
+
+@given(st.text())
+def test_harmless_text_holds_nothing_that_a_terminal_obeys(text: str) -> None:
+    shown = harmless(text)
+    assert not any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 or c in "\u202e\u2066\u200b\u2028" for c in shown)
+    assert not any("\ud800" <= c <= "\udfff" for c in shown)
+
+
+def test_escape_sequences_are_written_out() -> None:
+    assert harmless("\x1b]0;pwned\a\x9b31mred\r\n\u202e") == "\\x1b]0;pwned\\x07\\x9b31mred\\x0d\\x0a\\u202e"
+    assert harmless("größer → 漢字") == "größer → 漢字"
+    assert len(harmless("x" * 10**6)) < 5000
+
+
+@given(st.text())
+def test_harmless_json_means_the_same(text: str) -> None:
+    text = text.encode("utf-8", "replace").decode()
+    line = msgspec.json.encode({"comm": text}).decode()
+    shown = harmless_json(line)
+    assert msgspec.json.decode(shown) == {"comm": text}
+    assert not any(0x7F <= ord(c) < 0xA0 or c in "\u202e\u2066" for c in shown)
+
+
+@given(st.text(alphabet="ab ü漢e\u0301…", max_size=40), st.integers(0, 30))
+def test_text_fits(text: str, columns: int) -> None:
+    assert width(fit(text, columns)) <= columns
+    assert width(pad(text, columns)) == columns
+    if columns >= 2:
+        assert all(width(line) <= columns for line in wrap(text, columns))
+        assert "".join(wrap(text, columns)).replace(" ", "") == text.replace(" ", "")
+
+
+def test_a_table_shrinks_to_the_terminal() -> None:
+    stream = io.StringIO()
+    screen = Screen(stream, {"COLUMNS": "30"})
+    columns = (Column("NAME", shrinks=True, least=6), Column("N", right=True), Column("TEXT", wraps=True))
+    screen.table(columns, [["a-rather-long-name", "7", "several words that wrap"], ["b", "11", Cell("", "error")]])
+    assert stream.getvalue().splitlines() == [
+        "NAME     N  TEXT",
+        "a-rat…   7  several words that",
+        "            wrap",
+        "b       11",
+    ]
+
+
+def test_no_colour_where_it_is_not_wanted() -> None:
+    class FakeTerminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert Screen(FakeTerminal(), {"TERM": "xterm"}).colour
+    assert not Screen(FakeTerminal(), {"NO_COLOR": "1", "TERM": "xterm"}).colour
+    assert not Screen(FakeTerminal(), {"TERM": "dumb"}).colour
+    assert not Screen(io.StringIO(), {"TERM": "xterm"}).colour
+
+
+def make(tmp_path: Path, what: str, **changes: object) -> Occurrence:
+    return decode(msgspec.json.encode(DataDir(tmp_path).document(what, **changes)))  # type: ignore[arg-type]
+
+
+def test_every_type_makes_a_row_and_a_place(tmp_path: Path) -> None:
+    times = TimeFormat(NOW_S, utc=True)
+    for what in FACTS:
+        row = lines.cells(make(tmp_path, what), times)
+        assert row[2] == what
+        assert row[3] not in ("", "-")
+    assert lines.where(make(tmp_path, "oom_kill", pod="shop/api-1")) == "shop/api-1"
+    assert lines.where(make(tmp_path, "cpu_stall")) == "cpu 3"
+    assert lines.where(make(tmp_path, "io_error")) == "sda"
+
+
+def test_folded_occurrences_say_so(tmp_path: Path) -> None:
+    episode = {"id": "x", "total": 40, "first_seen": "", "last_seen": "", "state": "closed"}
+    row = lines.cells(make(tmp_path, "connection_refused", count=17, episode=episode), TimeFormat(NOW_S, utc=True))
+    assert row[4] == "Connection refused by 10.0.0.9:5432 (17 of them) (over after 40)"
+    said = {"code": "CONNECTION_REFUSED", "message": "Connection refused by 10.0.0.9:5432 (17 more)"}
+    row = lines.cells(make(tmp_path, "connection_refused", count=17, error=said), TimeFormat(NOW_S, utc=True))
+    assert row[4] == said["message"]
+
+
+def test_filters(tmp_path: Path) -> None:
+    oom = make(tmp_path, "oom_kill", pod="shop/api-7f")
+    exit_, refused = make(tmp_path, "abnormal_exit"), make(tmp_path, "connection_refused", severity="info")
+
+    def passing(**rules: object) -> list[bool]:
+        wanted = Filter(**rules)  # type: ignore[arg-type]
+        return [wanted.passes(found) for found in (oom, exit_, refused)]
+
+    assert passing() == [True, True, True]
+    assert passing(observers=frozenset({"container"})) == [True, True, False]
+    assert passing(types=frozenset({find_type("oom_kill")})) == [True, False, False]
+    assert passing(least_severity="warning") == [True, True, False]
+    assert passing(namespaces=("shop",)) == [True, False, False]
+    assert passing(pods=("api-*",)) == [True, False, False]
+    assert passing(pods=("shop/api-7f",)) == [True, False, False]
+    assert passing(pods=("api",)) == [False, False, False]
+
+
+def test_types_by_their_short_names() -> None:
+    for text in ("oom_kill", "container.oom_kill", "kernel.container.oom_kill"):
+        assert find_type(text) == "kernel.container.oom_kill"
+    with pytest.raises(UsageError, match="--type oom: there is no such type: choose from connection_refused, "):
+        find_type("oom")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "x", "", "9" * 30])
+def test_what_is_no_limit(text: str) -> None:
+    with pytest.raises(UsageError, match="--limit"):
+        parser.parse_limit(text)
+
+
+@given(st.integers(0, 2**48 - 1))
+def test_names_hold_their_time(unix_ms: int) -> None:
+    assert emission_ms(name_at(unix_ms)) == unix_ms
+
+
+def verdicts(path: Path, *occurrences: str, **heartbeat: object) -> dict[str, str]:
+    data = DataDir(path)
+    data.heartbeat(now_s=NOW_S, **heartbeat)  # type: ignore[arg-type]
+    for what in occurrences:
+        data.add(what, 60, now_s=NOW_S)
+    directory = DataDirectory(path)
+    start_ms = int(NOW_S - 3600) * 1000
+    judged = judge(read_agent(directory, NOW_S), directory.occurrences(start_ms), start_ms, int(NOW_S) * 1000, 60)
+    return {"all": overall(judged), **{found.name: found.verdict for found in judged}} | {"-": "-"}
+
+
+def test_quiet_is_healthy(tmp_path: Path) -> None:
+    assert set(verdicts(tmp_path).values()) == {"healthy", "-"}
+
+
+def test_anomalies_degrade_and_criticals_are_critical(tmp_path: Path) -> None:
+    found = verdicts(tmp_path, "connection_refused", "oom_kill", "connection_timeout")
+    assert (found["network"], found["container"], found["storage"]) == ("degraded", "critical", "healthy")
+
+
+def test_a_detached_hook_degrades(tmp_path: Path) -> None:
+    assert verdicts(tmp_path, detached="storage")["storage"] == "degraded"
+
+
+def test_observers_that_are_off_do_not_count(tmp_path: Path) -> None:
+    found = verdicts(tmp_path, observers=["container"])
+    assert (found["all"], found["network"], found["container"]) == ("healthy", "off", "healthy")
+
+
+@pytest.mark.parametrize("heartbeat", [{"age_s": 11}, {"age_s": -11}, {"state": "stopped"}, {"sinks": {}},
+                                       {"trouble": "something new"},
+                                       {"trouble": "the rings were not drained within the last 5 s"}])  # fmt: skip
+def test_blind_is_never_healthy(tmp_path: Path, heartbeat: dict[str, object]) -> None:
+    assert verdicts(tmp_path, **heartbeat)["container"] == "unknown"
+
+
+def test_the_end_of_an_episode_alone_does_not_degrade(tmp_path: Path) -> None:
+    DataDir(tmp_path).add("connection_refused", 60, now_s=NOW_S, count=0)
+    assert verdicts(tmp_path)["network"] == "healthy"
+
+
+def test_an_expected_exit_does_not_degrade(tmp_path: Path) -> None:
+    DataDir(tmp_path).add("abnormal_exit", 60, now_s=NOW_S, severity="info", expected=True)
+    assert verdicts(tmp_path)["container"] == "healthy"
+
+
+def test_what_tapio_causes_itself_does_not_degrade(tmp_path: Path) -> None:
+    """`tapio health --exit-code` that ends with 10 must not be the reason for the next 10."""
+    data = DataDir(tmp_path)
+    data.add("abnormal_exit", 60, now_s=NOW_S, comm="tapio", exit_code=10)
+    data.add("oom_kill", 60, now_s=NOW_S, comm="tapio-st-0a1b2c")
+    assert verdicts(tmp_path)["container"] == "healthy"
+    data.add("oom_kill", 60, now_s=NOW_S, comm="tapio")
+    assert verdicts(tmp_path)["container"] == "critical"
+
+
+def test_the_worst_place_comes_first(tmp_path: Path) -> None:
+    data = DataDir(tmp_path)
+    data.heartbeat(now_s=NOW_S)
+    data.add("connection_refused", 60, now_s=NOW_S, pod="shop/web-1", count=1000)
+    data.add("oom_kill", 60, now_s=NOW_S, pod="shop/api-1")
+    directory = DataDirectory(tmp_path)
+    judged = judge(read_agent(directory, NOW_S), directory.occurrences(), 0, 1, 1)
+    assert list(worst_places(judged)) == [("shop/api-1", "critical", 1), ("shop/web-1", "warning", 1000)]
+
+
+def test_sparklines_show_whatever_is_not_zero() -> None:
+    assert sparkline([0, 1, 500, 1000]) == "▕ ▁▄█▏"
+    assert sparkline([0, 0]) == "▕  ▏"
+    assert sparkline([0, 1, 500, 1000], plain=True) == "| .=@|"
