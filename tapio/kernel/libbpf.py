@@ -46,6 +46,20 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 }
 
 
+class _OpenOptions(ctypes.Structure):
+    """struct bpf_object_open_opts of libbpf 1.0, as far as it is used; `sz` tells libbpf where it ends."""
+
+    _fields_ = (
+        ("sz", c_size_t),
+        ("object_name", c_char_p),
+        ("relaxed_maps", ctypes.c_bool),
+        ("pin_root_path", c_char_p),
+        ("removed", c_uint32),
+        ("kconfig", c_char_p),
+        ("btf_custom_path", c_char_p),
+    )
+
+
 class Libbpf:
     """libbpf's functions with their types, its error convention turned into KernelError, its log kept."""
 
@@ -91,6 +105,14 @@ class Libbpf:
         if result < 0:
             raise self._error(doing, -result)
         return result
+
+    def open_object(self, path: str, kernel_btf: str) -> int:
+        """Open a BPF object. With a `kernel_btf` libbpf takes types from that file alone.
+
+        Else it searches the BTF of all modules for a type that the kernel proper lacks, which takes CAP_SYS_ADMIN.
+        """
+        options = _OpenOptions(sz=ctypes.sizeof(_OpenOptions), btf_custom_path=kernel_btf.encode() or None)
+        return self.pointer("bpf_object__open_file", path.encode(), ctypes.byref(options), doing=f"opening {path}")
 
     def has_ring_buffer(self) -> bool:
         """Whether this kernel knows the ring buffer map (5.8)."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from tapio.errors import KernelError, ObjectError, TapioError, describe_os_error
-from tapio.kernel import channel, features
+from tapio.kernel import channel, features, privileges
 from tapio.kernel.btf import Btf
 from tapio.kernel.channel import Done, Failed, Hook, Loaded, Request, Sampling
 from tapio.kernel.layout import Variable
@@ -64,7 +64,9 @@ class LoadedObject:
         self._observer = observer
         self._path = path
         try:
-            self._handle = libbpf.pointer("bpf_object__open_file", str(path).encode(), None, doing=f"opening {path}")
+            # Types of modules, such as loop's, are a nicety: without them one disk is told from another less well.
+            modules = privileges.holds("CAP_SYS_ADMIN")
+            self._handle = libbpf.open_object(str(path), "" if modules else str(VMLINUX_BTF))
             self._btf = Btf(libbpf, libbpf.pointer("bpf_object__btf", self._handle, doing=f"reading BTF of {path}"))
         except KernelError as error:
             raise ObjectError(f"{error}: rebuild it with 'make setup'") from error

@@ -39,6 +39,11 @@ def effective_capabilities(proc_root: Path = Path("/proc")) -> int:
     raise PrivilegeError(f"reading {proc_root}/self/status: it has no CapEff line: mount /proc")
 
 
+def holds(capability: str, proc_root: Path = Path("/proc")) -> bool:
+    """Whether the capability is effective."""
+    return bool(effective_capabilities(proc_root) >> _CAPABILITIES[capability] & 1)
+
+
 def check(*, will_drop: bool, proc_root: Path = Path("/proc")) -> None:
     """PrivilegeError that names what is missing to attach and, with `will_drop`, to drop privileges."""
     held = effective_capabilities(proc_root)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -14,6 +15,8 @@ import pytest
 from helpers.cgroups import ScratchCgroup
 from helpers.kernel_state import loaded_programs
 from helpers.running_agent import AGENT, RunningAgent, running_agent, wait_for
+
+from tapio.config import CHECKOUT_EBPF_DIR
 
 pytestmark = pytest.mark.kernel
 
@@ -239,3 +242,33 @@ def test_no_configuration_file_can_end_a_running_agent(tmp_path: Path) -> None:
             agent.process.send_signal(signal.SIGHUP)
             wait_for(lambda expected=number: agent.log.read_text().count("the thresholds in force stay") == expected)
         assert agent.is_ready()
+
+
+def test_a_type_that_the_kernel_lacks_takes_no_further_capability(tmp_path: Path) -> None:
+    """Libbpf would search the BTF of modules for it, which takes CAP_SYS_ADMIN."""
+    sources = tmp_path / "ebpf"
+    shutil.copytree(CHECKOUT_EBPF_DIR.parent, sources, ignore=shutil.ignore_patterns("build"))
+    program = sources / "container_monitor.c"
+    text = program.read_text()
+    absent = "struct in_no_kernel {\n\tint field;\n} __attribute__((preserve_access_index));\n\n"
+    use = "\tif (bpf_core_type_exists(struct in_no_kernel))\n\t\treturn 0;\n"
+    text = text.replace('SEC("tp_btf/mark_victim")', absent + 'SEC("tp_btf/mark_victim")')
+    text = text.replace(
+        "\tcounters->hits++;\n\tif (mark_victim_passes_task)",
+        f"\tcounters->hits++;\n{use}\tif (mark_victim_passes_task)",
+    )
+    assert absent in text
+    assert use in text
+    program.write_text(text)
+    subprocess.run(["make", "-s", "-C", sources, "SOURCES=container_monitor.c"], check=True)
+    for bounding in ("-all,+bpf,+perfmon", "+all"):
+        command = [
+            "setpriv",
+            f"--bounding-set={bounding}",
+            AGENT,
+            "--check",
+            "--observer=container",
+            f"--ebpf-dir={sources / 'build'}",
+        ]
+        checked = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (checked.returncode, checked.stdout.count("attached")) == (0, 2), checked.stdout
