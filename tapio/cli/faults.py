@@ -16,10 +16,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tapio.cli.probe import EXIT_CODE, OOM_LIMIT_BYTES
 from tapio.errors import TapioError, describe_os_error
 
-EXIT_CODE = 97
-_LIMIT_BYTES = 32 << 20
 # Eight times the limit at most: where the limit has no effect, the node must not suffer.
 _EAT = "held = [bytearray(b'x') * (1 << 20) for _ in range(256)]"
 _RENAME = "open('/proc/self/comm', 'w').write({name!r})"
@@ -97,7 +96,7 @@ def scratch_cgroup(name: str, mounts: Path = Path("/proc/self/mounts")) -> Itera
                 "it needs root, and in a pod a writable /sys/fs/cgroup"
             ) from error
         try:
-            (directory / limit).write_text(str(_LIMIT_BYTES))
+            (directory / limit).write_text(str(OOM_LIMIT_BYTES))
         except OSError as error:
             raise SkippedFaultError(
                 f"setting {limit} of a cgroup in {parent}: {describe_os_error(error)}: no memory controller there"
@@ -114,7 +113,7 @@ def scratch_cgroup(name: str, mounts: Path = Path("/proc/self/mounts")) -> Itera
 @contextlib.contextmanager
 def _undisturbed() -> Iterator[None]:
     """A second Ctrl-C waits until what was made is removed."""
-    signals = {signal.SIGINT, signal.SIGTERM}
+    signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
@@ -132,7 +131,7 @@ def _memory_hierarchy(mounts: Path) -> tuple[Path, str, tuple[str, str]]:
     for line in lines:
         _, target, filesystem, options, *_ = line.split(" ")
         if filesystem == "cgroup" and "memory" in options.split(","):
-            return Path(target), "memory.limit_in_bytes", ("memory.memsw.limit_in_bytes", str(_LIMIT_BYTES))
+            return Path(target), "memory.limit_in_bytes", ("memory.memsw.limit_in_bytes", str(OOM_LIMIT_BYTES))
         if filesystem == "cgroup2":
             found = Path(target)
     if found is None:

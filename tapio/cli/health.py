@@ -58,7 +58,13 @@ def assess(path: Path, window_s: float, now_s: float, chosen: str = "") -> Asses
     else:
         agent = read_agent(directory, now_s)
         judged = judge(agent, directory.occurrences(start_ms), start_ms, end_ms, _BUCKETS)
-        notes = [skipped_note(directory), reach_note(directory, now_s, window_s, agent), *loss_notes(agent)]
+        blind = "the agent writes no files, so nothing can be judged: start it with --sink=file"
+        notes = [
+            blind if agent.is_live and not agent.writes_files else "",
+            skipped_note(directory),
+            reach_note(directory, now_s, window_s, agent),
+            *loss_notes(agent),
+        ]
         directory.close()
     if chosen:
         judged = [found for found in judged if found.name == chosen]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -47,6 +48,7 @@ def run(arguments: argparse.Namespace, _screen: Screen) -> int:
         raise TapioError(
             f"starting the MCP server: importing {error.name or 'mcp'}: install tapio with its extra 'mcp'"
         ) from error
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # else Ctrl-C waits for the thread that reads stdin
     server.run("stdio")
     return 0
 

@@ -169,6 +169,6 @@ def parse_limit(text: str | None) -> int | None:
     """A positive number, None when none was given; UsageError otherwise."""
     if text is None:
         return None
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:20]) <= 10**9:
+    if not text.isascii() or not text.isdecimal() or len(text) > 20 or not 1 <= int(text) <= 10**9:
         raise UsageError(f"--limit {text!r}: not a number of at least 1: write it as 20")
     return int(text)

@@ -74,7 +74,8 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         raise TapioError(f"testing the agent: {agent.explanation}")
     if not agent.writes_files:
         raise TapioError("testing the agent: it writes no files: start it with --sink=file")
-    signal.signal(signal.SIGTERM, _interrupt)  # what was made is removed then, too
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):  # what was made is removed then, too
+        signal.signal(number, _interrupt)
     results = [_try(check, directory, timeout_s) for check in CHECKS]
     if arguments.json:
         for result in results:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import http.client
 import io
+import logging
 import math
 import os
 import socket
@@ -53,6 +54,7 @@ class OneShotSession(requests.Session):
     def __init__(self, url: str, tls: TlsFiles, timeout_s: float, read_answer: ReadAnswer) -> None:
         """UsageError when TLS files cannot be used. `timeout_s` bounds a whole request, from connect to answer."""
         super().__init__()
+        silence_libraries()
         parts = urlsplit(url)
         self.outcome: Outcome | None = None
         self.timeout_s = timeout_s
@@ -83,6 +85,10 @@ class OneShotSession(requests.Session):
         if self.outcome.verdict != "settled" or response.status_code >= HTTPStatus.MULTIPLE_CHOICES:
             raise RequestEndedError(self.outcome.message)
         return response
+
+    def get_redirect_target(self, resp: requests.Response) -> None:  # noqa: ARG002  # the signature is requests'
+        """No redirect is looked at: requests would read the whole answer for it, and fail at an odd Location."""
+        return
 
     def _judge(self, response: requests.Response, body: bytes) -> Outcome:
         status = response.status_code
@@ -222,11 +228,27 @@ def _proxies(url: str) -> dict[str, str]:
     proxy = found.get(scheme) or found.get("all")
     if not proxy:
         return {}
-    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # its text may show the password
+        usable = False
+    if not usable:
         variables = f"{scheme.upper()}_PROXY or ALL_PROXY"
         raise UsageError(f"reading {variables}: it must be http://HOST:PORT or https://HOST:PORT: or set NO_PROXY")
     return {scheme: proxy}
+
+
+def silence_libraries() -> None:
+    """Keep the SDK and urllib3 out of the log. We tell what happened, once for each outage; they would for each try.
+
+    And they would show the whole URL, with what it may hold of secrets.
+    """
+    for name in ("opentelemetry", "urllib3"):
+        library = logging.getLogger(name)
+        library.propagate = False
+        if not library.handlers:
+            library.addHandler(logging.NullHandler())
 
 
 def _retry_after_s(value: str) -> float | None:

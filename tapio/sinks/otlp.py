@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 from collections.abc import Mapping, Sequence
 
 from google.protobuf.message import DecodeError
@@ -36,7 +35,6 @@ class OtlpSink(DeliverySink):
         flush_s: float = 3.0,
     ) -> None:
         """UsageError when TLS files cannot be used. `directory` is the descriptor of the data directory."""
-        silence_libraries()
         self._records = RecordMaker(resource)
         self._session = OneShotSession(settings.endpoint, settings.tls, settings.timeout_s, read_logs_answer)
         self._exporter = OTLPLogExporter(
@@ -78,14 +76,5 @@ def read_json_answer(body: bytes, rejected: str) -> tuple[int, str]:
     try:
         success = json.loads(body).get("partialSuccess") or {}
         return max(0, int(success.get(rejected) or 0)), str(success.get("errorMessage") or "")
-    except (AttributeError, TypeError, RecursionError) as error:
+    except (AttributeError, TypeError, RecursionError, OverflowError) as error:
         raise ValueError("not the JSON of OTLP") from error
-
-
-def silence_libraries() -> None:
-    """Keep the SDK and urllib3 out of the log. We tell what happened, once for each outage; they would for each try."""
-    for name in ("opentelemetry", "urllib3"):
-        library = logging.getLogger(name)
-        library.propagate = False
-        if not library.handlers:
-            library.addHandler(logging.NullHandler())

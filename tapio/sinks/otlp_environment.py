@@ -79,6 +79,8 @@ def read_resource(environment: Mapping[str, str]) -> dict[str, str]:
     attributes = dict(_pairs(name, environment.get(name, "").strip(), header=False))
     if environment.get("OTEL_SERVICE_NAME", "").strip():
         attributes["service.name"] = environment["OTEL_SERVICE_NAME"].strip()
+        if any("\ud800" <= character <= "\udfff" for character in attributes["service.name"]):
+            raise UsageError("reading OTEL_SERVICE_NAME: it is not UTF-8")
     return attributes
 
 
@@ -88,7 +90,7 @@ def read_metric_interval_s(environment: Mapping[str, str]) -> float:
     value = environment.get(name, "").strip()
     if not value:
         return _DEFAULT_INTERVAL_S
-    if not value.isdecimal() or not 100 <= int(value) <= 86_400_000:
+    if not value.isdecimal() or len(value) > 8 or not 100 <= int(value) <= 86_400_000:
         raise UsageError(f"reading {name}: {_shown(value)}: expected milliseconds, 100 to 86400000")
     return int(value) / 1000
 
@@ -102,8 +104,8 @@ def check_url(source: str, url: str) -> str:
             problem = "expected http://HOST:PORT or https://HOST:PORT"
         elif parts.port == 0 or parts.fragment or re.search(r"[\s\x00-\x1f\x7f]", url):
             problem = "not a URL that can be sent to"
-    except ValueError as error:
-        problem = f"not a URL: {error}".lower()
+    except ValueError:  # its text may show the password
+        problem = "not a URL: expected http://HOST:PORT or https://HOST:PORT"
     if problem:
         raise UsageError(f"reading {source}: {problem}")
     return url
@@ -148,6 +150,10 @@ def _pairs(name: str, value: str, *, header: bool) -> list[tuple[str, str]]:
             text, problem = "", "the percent encoding is not UTF-8"
         if header and re.search(r"[^\t\x20-\x7e]", text):
             problem = "the value has a line break or another character that no HTTP header can hold"
+        elif header and text != text.strip():
+            problem = "the value begins or ends with a blank, which no HTTP header can hold"
+        elif any("\ud800" <= character <= "\udfff" for character in key + text):
+            problem = "it is not UTF-8"
         if problem:
             raise UsageError(f"reading {name}: item {number}: {problem}")
         pairs.append((key, text))

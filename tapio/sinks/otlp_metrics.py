@@ -23,7 +23,7 @@ from prometheus_client.core import Metric
 from tapio import __version__, otel_names, pmc_metrics
 from tapio.cpus import CpuCounters
 from tapio.sinks.one_shot import OneShotSession
-from tapio.sinks.otlp import COMPRESSIONS, read_json_answer, silence_libraries
+from tapio.sinks.otlp import COMPRESSIONS, read_json_answer
 from tapio.sinks.otlp_environment import OtlpSettings
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,6 @@ class MetricExport:
 
     def __init__(self, settings: OtlpSettings, resource: Mapping[str, str], interval_s: float) -> None:
         """UsageError when TLS files cannot be used."""
-        silence_libraries()
         # A collection must be over before the next one.
         timeout_s = min(settings.timeout_s, interval_s)
         self.exporter = _Exporter(settings, timeout_s)

@@ -14,6 +14,7 @@ import contextlib
 import errno
 import os
 import re
+import stat
 import struct
 import threading
 import zlib
@@ -74,10 +75,15 @@ class Spool:
         self._writing: int | None = None  # descriptor of the last segment
         self._dirty = False
         self._reading: tuple[int, int] | None = None  # segment number and descriptor
+        self._taken = 0  # the highest number that was there at the start, also of what is not ours
         self._position = (0, 0)  # where the next entry starts: segment number and offset
         self._mark = os.open(_MARK_NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600,
                              dir_fd=self._directory)  # fmt: skip
-        self._recover()
+        try:
+            self._recover()
+        except OSError:
+            self.close()
+            raise
 
     @property
     def unread(self) -> int:
@@ -136,8 +142,7 @@ class Spool:
 
     def acknowledge(self, entry: Entry) -> None:
         """Remember that everything up to `entry` is settled."""
-        fields = struct.pack("<8sQQ", _MAGIC, entry.segment, entry.end)
-        os.pwrite(self._mark, fields + struct.pack("<I", zlib.crc32(fields)), 0)
+        self._write_mark(entry.segment, entry.end)
         with self._lock:
             done = [s for s in self._segments if s.number < entry.segment]
             done += [s for s in self._segments[:-1] if s.number == entry.segment and s.size <= entry.end]
@@ -158,7 +163,7 @@ class Spool:
     def _start_segment(self) -> _Segment:
         with contextlib.suppress(OSError):
             self.sync()
-        segment = _Segment(max([self._position[0], *(s.number for s in self._segments)]) + 1)
+        segment = _Segment(max([self._position[0], self._taken, *(s.number for s in self._segments)]) + 1)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         descriptor = os.open(segment.name, flags, 0o600, dir_fd=self._directory)
         try:
@@ -226,8 +231,9 @@ class Spool:
         return descriptor
 
     def _recover(self) -> None:
-        names = [_NAME.fullmatch(name) for name in os.listdir(self._directory)]
-        numbers = sorted(int(name[1], 16) for name in names if name)
+        names = [match for name in os.listdir(self._directory) if (match := _NAME.fullmatch(name))]
+        self._taken = max((int(name[1], 16) for name in names), default=0)
+        numbers = sorted(int(name[1], 16) for name in names if self._is_file(name[0]))
         acknowledged = self._read_mark()
         for number in numbers:
             segment = _Segment(number)
@@ -240,13 +246,28 @@ class Spool:
             else:
                 self._unlink(segment)
         self._position = acknowledged
+        for segment in self._segments:
+            if segment.number == acknowledged[0] and acknowledged[1] > segment.size:
+                # A power loss took the end of what was settled. What is appended there now is not: the mark must say
+                # so before anything is, also after another restart.
+                self._position = (segment.number, segment.size)
+                self._write_mark(*self._position)
         if self._segments and self._segments[-1].size < self._max_segment:
             last = self._segments[-1]
             flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
             self._writing = os.open(last.name, flags, dir_fd=self._directory)
             os.ftruncate(self._writing, last.size)
-            if last.number == acknowledged[0] and acknowledged[1] > last.size:  # a power loss took what was settled
-                self._position = (last.number, last.size)
+
+    def _write_mark(self, segment: int, offset: int) -> None:
+        fields = struct.pack("<8sQQ", _MAGIC, segment, offset)
+        os.pwrite(self._mark, fields + struct.pack("<I", zlib.crc32(fields)), 0)
+
+    def _is_file(self, name: str) -> bool:
+        """Whether it can be a segment of ours: a link, a folder or a pipe of that name is somebody else's."""
+        try:
+            return stat.S_ISREG(os.stat(name, dir_fd=self._directory, follow_symlinks=False).st_mode)
+        except FileNotFoundError:
+            return False
 
     def _read_mark(self) -> tuple[int, int]:
         raw = os.pread(self._mark, _MARK.size, 0)
@@ -258,7 +279,8 @@ class Spool:
 
     def _scan(self, segment: _Segment, start: int) -> bool:
         """Count what a file holds from `start` on; whether it is a segment that holds something."""
-        descriptor = os.open(segment.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(segment.name, flags, dir_fd=self._directory)
         try:
             magic = os.pread(descriptor, len(_MAGIC), 0)
             if magic != _MAGIC:  # never written, or written by a version that this one cannot read

@@ -192,7 +192,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             kind = "ok"
         if kind.isdecimal():
-            extra = {"Location": "http://127.0.0.1:1/"} if kind == "302" else {}
+            extra = {"Location": "http://[bad"} if kind == "302" else {}  # nobody may look at it
             self.answer(int(kind), headers={**extra, **({"Retry-After": detail} if detail else {})})
         elif kind == "partial":
             rejected = int(detail)

@@ -221,7 +221,7 @@ def test_what_tapio_causes_itself_does_not_degrade(tmp_path: Path) -> None:
     """`tapio health --exit-code` that ends with 10 must not be the reason for the next 10."""
     data = DataDir(tmp_path)
     data.add("abnormal_exit", 60, now_s=NOW_S, comm="tapio", exit_code=10)
-    data.add("oom_kill", 60, now_s=NOW_S, comm="tapio-st-0a1b2c")
+    data.add("oom_kill", 60, now_s=NOW_S, comm="tapio-st-0a1b2c", memory_limit_bytes=32 << 20)
     assert verdicts(tmp_path)["container"] == "healthy"
     data.add("oom_kill", 60, now_s=NOW_S, comm="tapio")
     assert verdicts(tmp_path)["container"] == "critical"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tapio.errors import UsageError
-from tapio.sinks.otlp_environment import read_metric_interval_s, read_resource, read_settings
+from tapio.sinks.otlp_environment import _pairs, check_url, read_metric_interval_s, read_resource, read_settings
 from tapio.sinks.tls import TlsFiles
 
 P = "OTEL_EXPORTER_OTLP_"
@@ -114,3 +114,26 @@ def test_what_belongs_to_the_sdk_is_checked_too() -> None:
     read_settings({P + "METRICS_TEMPORALITY_PREFERENCE": "banana"}, "logs")
     with pytest.raises(UsageError, match="OTEL_SDK_DISABLED"):
         read_settings({"OTEL_SDK_DISABLED": "true"}, "logs")
+
+
+@pytest.mark.parametrize("url", ["http://user:Abc/SECRET@127.0.0.1:4318", "http://user:SEC\u2100RET@127.0.0.1:4318"])
+def test_an_unusable_url_does_not_show_its_password(url: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_url("--polku-endpoint", url)
+    assert not any(part in str(caught.value).lower() for part in ("abc", "sec", "user"))
+
+
+@pytest.mark.parametrize("value", ["x-a=%20abc", "x-a=abc%09"])
+def test_a_header_value_with_blanks_around_it_stops_the_start(value: str) -> None:
+    with pytest.raises(UsageError, match="begins or ends with a blank"):
+        _pairs("OTEL_EXPORTER_OTLP_HEADERS", value, header=True)
+
+
+def test_a_resource_that_is_not_text_stops_the_start() -> None:
+    with pytest.raises(UsageError, match="not UTF-8"):
+        _pairs("OTEL_RESOURCE_ATTRIBUTES", "service.name=a\udcff", header=False)
+
+
+def test_an_interval_without_end_stops_the_start() -> None:
+    with pytest.raises(UsageError, match="expected milliseconds"):
+        read_metric_interval_s({"OTEL_METRIC_EXPORT_INTERVAL": "9" * 5000})

@@ -218,6 +218,32 @@ def test_a_mark_beyond_what_a_power_loss_left_hides_nothing_new(disk: Disk) -> N
     assert drain(disk.open()) == documents(12, 15)
 
 
+def test_a_mark_that_was_too_far_stays_corrected_over_restarts(disk: Disk) -> None:
+    """After a power loss new documents lie where the old mark points behind: they must survive a SIGKILL."""
+    spool = disk.open()
+    spool.append(documents(0, 50))
+    spool.acknowledge(spool.take(50, 1 << 20)[-1])
+    spool.close()
+    os.truncate(disk.files()[0], 8 + 108 * 20)
+    disk.open().append(documents(50, 70))
+    assert drain(disk.open()) == documents(50, 70)
+    assert disk.dropped == 0
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
+def test_what_cannot_be_a_segment_is_somebody_elses(disk: Disk, kind: str) -> None:
+    disk.open().close()
+    path = disk.path / ".spool/test/0000000000000001.segment"
+    {"link": lambda: path.symlink_to("/etc/passwd"), "folder": path.mkdir, "pipe": lambda: os.mkfifo(path)}[kind]()
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for start in (0, 3, 6):
+        spool = disk.open()
+        spool.append(documents(start, start + 3))
+        assert drain(spool) == documents(start, start + 3)
+        spool.close()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
 def test_foreign_files_are_left_alone(disk: Disk) -> None:
     disk.open()
     folder = disk.path / ".spool/test"
