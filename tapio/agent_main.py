@@ -15,7 +15,7 @@ from typing import Any, NoReturn, get_args
 from tapio import __version__
 from tapio import config as configuration
 from tapio.config import Config, ObserverName, SinkName
-from tapio.errors import TapioError, UsageError, one_line
+from tapio.errors import TapioError, UsageError, is_utf8, one_line
 from tapio.kernel import privileges
 from tapio.source import Source, attach_observers
 
@@ -62,7 +62,7 @@ def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
             if name not in known:
                 raise UsageError(f"{flag} {name}: there is no such {flag[2:]}: choose from {', '.join(known)}")
     for text in (arguments.data_dir, arguments.ebpf_dir, arguments.metrics_address):
-        if text is not None and not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        if text is not None and not is_utf8(text):
             raise UsageError(f"reading the flags: {text!r} is not UTF-8: choose another name")
     values = {
         "sinks": arguments.sink,

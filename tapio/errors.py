@@ -63,6 +63,11 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a flag or an environment variable was UTF-8: Python keeps other bytes as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def describe_os_error(error: OSError) -> str:
     """The kernel's words for `error` without Python's decoration: 'no space left on device'."""
     text = os.strerror(error.errno) if error.errno else str(error)

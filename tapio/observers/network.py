@@ -59,8 +59,8 @@ class NetworkObserver(Observer):
             ("rtt", self._rtt, ("srtt_us", "rtt_us", "ack_delayed")),
         ):
             needs = ("kind", "boot_ns", *fields, *network_socket.FIELDS)
-            decode = make_decoder(loaded.records[f"{kind}_record"], needs)
-            self._handlers[loaded.enums[f"RECORD_{kind.upper()}"]] = decode, handler
+            decode = make_decoder(loaded.record(f"{kind}_record"), needs)
+            self._handlers[loaded.enum(f"RECORD_{kind.upper()}")] = decode, handler
 
     def configure(self, config: Config) -> Settings:
         """Thresholds are kept here; the kernel side samples and recognises the agent."""

@@ -45,7 +45,7 @@ class Sockets:
     """Reads the socket of a record. KeyError for a family that is neither IPv4 nor IPv6."""
 
     def __init__(self, loaded: Loaded, *, unified: bool) -> None:
-        self._connected, self._accepted = loaded.enums["SIDE_CONNECTED"], loaded.enums["SIDE_ACCEPTED"]
+        self._connected, self._accepted = loaded.enum("SIDE_CONNECTED"), loaded.enum("SIDE_ACCEPTED")
         self._unified = unified
         self._ports: frozenset[int] = frozenset()
         self._networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()

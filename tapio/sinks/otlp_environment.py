@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from tapio.errors import UsageError
+from tapio.errors import UsageError, is_utf8
 from tapio.sinks.tls import TlsFiles
 
 Signal = Literal["logs", "metrics"]
@@ -79,7 +79,7 @@ def read_resource(environment: Mapping[str, str]) -> dict[str, str]:
     attributes = dict(_pairs(name, environment.get(name, "").strip(), header=False))
     if environment.get("OTEL_SERVICE_NAME", "").strip():
         attributes["service.name"] = environment["OTEL_SERVICE_NAME"].strip()
-        if any("\ud800" <= character <= "\udfff" for character in attributes["service.name"]):
+        if not is_utf8(attributes["service.name"]):
             raise UsageError("reading OTEL_SERVICE_NAME: it is not UTF-8")
     return attributes
 
@@ -152,7 +152,7 @@ def _pairs(name: str, value: str, *, header: bool) -> list[tuple[str, str]]:
             problem = "the value has a line break or another character that no HTTP header can hold"
         elif header and text != text.strip():
             problem = "the value begins or ends with a blank, which no HTTP header can hold"
-        elif any("\ud800" <= character <= "\udfff" for character in key + text):
+        elif not is_utf8(key + text):
             problem = "it is not UTF-8"
         if problem:
             raise UsageError(f"reading {name}: item {number}: {problem}")
