@@ -170,7 +170,7 @@ class _Episode:
         assert self._folded is not None  # noqa: S101  # the caller asked has_folded
         count, self._pending = self._pending, 0
         anomaly = self._folded
-        if count != anomaly.count:
+        if count != 1:
             what = f"{count} more" if count else f"over after {self._total}"
             message = f"{anomaly.message} ({what})"
             anomaly = msgspec.structs.replace(anomaly, message=message, boot_ns=self.last_ns)

@@ -37,7 +37,8 @@ struct hook_counters {
 	__u64 unreadable;  /* the kernel did not show what a record needs */
 	__u64 overwritten; /* what was remembered for a later event gave way to something newer */
 	__u64 limited;	   /* not passed on, to keep within a rate */
-	__u64 scratch;	   /* of the program that owns the row */
+	__u64 woken;   /* 1: the backlog was above the quarter that wakes the agent, and this row's program woke it */
+	__u64 scratch; /* of the program that owns the row */
 };
 
 /* In .bss as `<hook>_misses`, for hooks that have such: seldom, so all CPUs share them and add atomically. */
@@ -114,21 +115,20 @@ struct socket_identity {
 	char comm[COMM_LEN];	/* of the thread that connected, if pid is known */
 	char local_address[16]; /* the first four bytes for IPv4 */
 	char peer_address[16];
-	__u16 local_port; /* 0: unknown */
 	__u16 peer_port;
 	__u16 family;
-	__u8 side; /* enum connection_side */
-	__u8 own;  /* 1: a socket of the agent itself */
+	__u8 side;	  /* enum connection_side */
+	__u8 own;	  /* 1: a socket of the agent itself */
+	__u16 local_port; /* 0: unknown */
 };
 
 struct connection_failed_record {
 	__u32 kind;
-	__u32 error; /* errno */
-	__u64 boot_ns;
-	struct socket_identity socket;
+	__u16 error;	/* errno */
 	__u8 old_state; /* TCP_SYN_SENT, or a state of an established connection */
 	__u8 retries;	/* of the segment or probe that was not answered */
-	__u8 pad[6];
+	__u64 boot_ns;
+	struct socket_identity socket;
 };
 
 struct reset_record {

@@ -31,7 +31,7 @@ enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_ARRAY = 2, BPF_MAP_TYPE_RINGBUF = 27 
 enum { BPF_MAP_TYPE_PERF_EVENT_ARRAY = 4 };
 enum { BPF_RB_NO_WAKEUP = 1, BPF_RB_FORCE_WAKEUP = 2 };
 enum { BPF_RB_AVAIL_DATA = 0 };
-enum bpf_func_id { BPF_FUNC_get_current_task_btf = 158 }; /* 5.11 */
+enum bpf_func_id { BPF_FUNC_skc_to_tcp_sock = 137 /* 5.9 */, BPF_FUNC_get_current_task_btf = 158 /* 5.11 */ };
 enum { AF_INET = 2, AF_INET6 = 10, IPPROTO_TCP = 6 };
 enum {
 	TCP_ESTABLISHED = 1,

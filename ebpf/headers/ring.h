@@ -3,8 +3,9 @@
  * The ring buffer and the counters, the same for every observer.
  *
  * A record is reserved, zeroed, filled and submitted without a wake-up: the agent drains on a timer. Only the
- * record that crosses a quarter of the ring wakes it. The backlog is read before the reservation and after it,
- * so that with several CPUs at work somebody always sees the crossing (two may: a spare wake-up is harmless).
+ * record that crosses a quarter of the ring wakes it. The backlog is read once, before the reservation: the record
+ * that crosses sees it by its own size. When several CPUs cross together none may see it; each then wakes the agent
+ * at its next record, because it has not yet done so above the quarter (a spare wake-up is harmless).
  */
 #ifndef TAPIO_RING_H
 #define TAPIO_RING_H
@@ -41,9 +42,11 @@ static __always_inline struct hook_counters *counters_of(struct hook_counters *r
 	return &rows[bpf_get_smp_processor_id() & (MAX_CPUS - 1)];
 }
 
+#define RECORD_HEADER_BYTES 8 /* what the ring adds to a record */
+
 struct reservation {
 	void *record;
-	__u64 backlog_before;
+	bool wakes;
 };
 
 /* The last eighth of the ring is for rare records that must not drown in a storm of ordinary ones. */
@@ -51,24 +54,27 @@ enum urgency { ORDINARY, URGENT };
 
 static __always_inline struct reservation reserve(__u64 size, struct hook_counters *counters, enum urgency urgency)
 {
+	__u64 backlog = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
 	struct reservation r = {};
 
-	r.backlog_before = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
-	if (urgency == URGENT || r.backlog_before + size < ring_quarter_bytes * 7ULL / 2)
+	if (urgency == URGENT || backlog + size < ring_quarter_bytes * 7ULL / 2)
 		r.record = bpf_ringbuf_reserve(&events, size, 0);
-	if (r.record)
-		__builtin_memset(r.record, 0, size);
-	else
+	if (!r.record) {
 		counters->lost++;
+		return r;
+	}
+	__builtin_memset(r.record, 0, size);
+	if (backlog >= ring_quarter_bytes)
+		r.wakes = !counters->woken;
+	else
+		r.wakes = backlog + RECORD_HEADER_BYTES + size >= ring_quarter_bytes;
+	counters->woken = r.wakes || backlog >= ring_quarter_bytes;
 	return r;
 }
 
 static __always_inline void submit(struct reservation r, struct hook_counters *counters)
 {
-	__u64 backlog = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
-	bool crossing = r.backlog_before < ring_quarter_bytes && backlog >= ring_quarter_bytes;
-
-	bpf_ringbuf_submit(r.record, crossing ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+	bpf_ringbuf_submit(r.record, r.wakes ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 	counters->submitted++;
 }
 

@@ -7,8 +7,9 @@ time from the layout: the C struct in ebpf/headers/events.h is the only place wh
 from __future__ import annotations
 
 import collections
+import operator
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, cast
 
 import msgspec
@@ -62,6 +63,15 @@ def field_format(field: Field) -> str:
     if code is None:
         raise ObjectError(f"reading field {field.name}: {field.size} bytes of kind {field.kind} cannot be decoded")
     return code if field.count == 1 else f"{field.count}{code}"
+
+
+def make_twin_key(layout: Layout, differing: Iterable[str]) -> Callable[[bytes], Hashable]:
+    """A function to a key that is the same for records which are equal in all bytes but those of `differing`."""
+    slices, position = [], 0
+    for field in sorted((layout.field(name) for name in differing), key=lambda field: field.offset):
+        slices.append(slice(position, field.offset))
+        position = field.offset + field.size * field.count
+    return operator.itemgetter(*slices, slice(position, None))
 
 
 def make_decoder(layout: Layout, needs: Iterable[str]) -> Callable[[bytes], Any]:

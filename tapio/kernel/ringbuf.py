@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 _HEADER = struct.Struct("=II")  # length with two flags, page offset
 _BUSY, _DISCARDED = 1 << 31, 1 << 30
+_FLAGS = _BUSY | _DISCARDED
 _LENGTH = _DISCARDED - 1
 
 
@@ -50,23 +51,26 @@ class RingBuffer:
         spans: list[tuple[int, int]] = []
         while position < end and len(spans) < limit:
             length = headers[(position & mask) >> 2]
-            if length & _BUSY:
-                break
-            if not length & _DISCARDED:
-                spans.append((position + _HEADER.size, length & _LENGTH))
-            position += (length & _LENGTH) + _HEADER.size + 7 & ~7
+            if length & _FLAGS:
+                if length & _BUSY:
+                    break
+                length &= _LENGTH
+            else:
+                spans.append(((position + _HEADER.size) & mask, length))
+            position += length + _HEADER.size + 7 & ~7
         self._fence()  # the records must not be read before their headers
-        records = [self._bytes(start & mask, length) for start, length in spans]
+        page, size, data = self._page, self.size, self._map
+        records = [
+            data[page + start : page + start + length] if start + length <= size else self._wrapped(start, length)
+            for start, length in spans
+        ]
         self._fence()  # nor their space given back before they were read
         self._consumed[0] = position
         return records
 
-    def _bytes(self, start: int, length: int) -> bytes:
-        begin, end = self._page + start, self._page + start + length
-        if start + length <= self.size:
-            return self._map[begin:end]
-        first = self._page + self.size
-        return self._map[begin:first] + self._map[self._page : end - self.size]
+    def _wrapped(self, start: int, length: int) -> bytes:
+        end = self._page + self.size
+        return self._map[self._page + start : end] + self._map[self._page : self._page + start + length - self.size]
 
     def close(self) -> None:
         """Unmap the ring."""

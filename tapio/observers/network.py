@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from tapio.anomalies import RETRANSMIT_SPIKE, RST_STORM, Anomaly
+from tapio.anomalies import CONNECTION_REFUSED, RETRANSMIT_SPIKE, RST_STORM, Anomaly
 from tapio.config import Config
 from tapio.kernel.channel import Loaded
-from tapio.kernel.layout import make_decoder
+from tapio.kernel.layout import make_decoder, make_twin_key
 from tapio.observers import network_failures, network_socket
 from tapio.observers.base import Observer, Settings
 from tapio.observers.network_rtt import Baselines
+from tapio.observers.network_twins import Twins, bundled
 from tapio.observers.network_windows import Windows
 
 _CLOCK_MONOTONIC_COARSE = 6
@@ -51,6 +52,7 @@ class NetworkObserver(Observer):
         self._baselines = Baselines()
         reasons = ("own_process", "ignored", "unreachable_at_once", "no_path", "no_rtt", "undecodable")
         self.suppressed = dict.fromkeys(reasons, 0)
+        self._twin_key = make_twin_key(loaded.record("connection_failed_record"), ("boot_ns", "socket_local_port"))
         self._handlers: dict[int, tuple[Callable[[bytes], Any], _Handler]] = {}
         for kind, handler, fields in (
             ("connection_failed", self._failure, ("error", "old_state", "retries")),
@@ -65,6 +67,7 @@ class NetworkObserver(Observer):
     def configure(self, config: Config) -> Settings:
         """Thresholds are kept here; the kernel side samples and recognises the agent."""
         network = config.network
+        self._individual = config.episodes.individual
         self._sockets.ignore(network.ignore_ports, network.ignore_cidrs)
         self._retransmits.configure(network.retransmit_spike_count, network.window_s)
         self._resets.configure(network.rst_storm_count, network.window_s)
@@ -81,19 +84,31 @@ class NetworkObserver(Observer):
     def decode(self, records: Iterable[bytes]) -> list[Anomaly]:
         """The anomalies in a batch of records, in the order of the events."""
         found: list[Anomaly] = []
+        twins = Twins(self._twin_key, self._individual)
         for raw in records:
-            try:
-                decode, handler = self._handlers[int.from_bytes(raw[:4], sys.byteorder)]
-                record = decode(raw)
-                if record.socket_own:
-                    self.suppressed["own_process"] += 1
-                elif self._sockets.is_ignored(record):
-                    self.suppressed["ignored"] += 1
-                else:
-                    found += handler(record)
-            except (KeyError, ValueError):
-                self.suppressed["undecodable"] += 1
+            if twins.takes(raw):
+                continue
+            anomalies = self._decode(raw)
+            found += anomalies
+            if anomalies and anomalies[0].type is CONNECTION_REFUSED:
+                twins.expect(raw)
+        for raw, count in twins.taken():
+            found += [bundled(anomaly, count) for anomaly in self._decode(raw)]
         return found
+
+    def _decode(self, raw: bytes) -> list[Anomaly]:
+        try:
+            decode, handler = self._handlers[int.from_bytes(raw[:4], sys.byteorder)]
+            record = decode(raw)
+            if record.socket_own:
+                self.suppressed["own_process"] += 1
+            elif self._sockets.is_ignored(record):
+                self.suppressed["ignored"] += 1
+            else:
+                return handler(record)
+        except (KeyError, ValueError):
+            self.suppressed["undecodable"] += 1
+        return []
 
     def due(self, boot_ns: int | None) -> list[Anomaly]:
         """The windows that are over."""
