@@ -78,7 +78,7 @@ class OneShotSession(requests.Session):
         try:
             response = super().request(method, url, *args, **kwargs)
             with response:
-                self.outcome = self._judge(response, _read_body(response))
+                self.outcome = self._judge(response)
         except Exception as error:  # noqa: BLE001  # whatever a network or a server comes up with: nothing is decided
             self.outcome = Outcome("retry", message=f"sending to {self._where}: {_describe(error)}")
             raise RequestEndedError(self.outcome.message) from None
@@ -90,16 +90,18 @@ class OneShotSession(requests.Session):
         """No redirect is looked at: requests would read the whole answer for it, and fail at an odd Location."""
         return
 
-    def _judge(self, response: requests.Response, body: bytes) -> Outcome:
+    def _judge(self, response: requests.Response) -> Outcome:
         status = response.status_code
         doing = f"sending to {self._where}: answer {status}"
         if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             try:
+                body = _read_body(response)
                 if len(body) > MAX_ANSWER:
                     raise ValueError("too long")
                 rejected, why = self._read_answer(response.headers.get("Content-Type", ""), body)
-            except ValueError as error:
-                message = f"{doing} that makes no sense ({error}): is this the right endpoint?"
+            except (ValueError, OSError, urllib3.exceptions.HTTPError, http.client.HTTPException) as error:
+                what = str(error) if type(error) is ValueError else _describe(error)
+                message = f"{doing} that makes no sense ({what}): is this the right endpoint?"
                 return Outcome("retry", most_tries=_MOST_TRIES_OF_NONSENSE, message=message)
             trouble = f"{doing}, {rejected} rejected: {_plain(why)}" if why or rejected else ""
             return Outcome("settled", rejected, message=trouble)
@@ -109,7 +111,8 @@ class OneShotSession(requests.Session):
             return Outcome("retry", retry_after_s=wait_s, message=f"{doing}{asked}")
         if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return Outcome("split", message=f"{doing}: one occurrence alone is too large for it")
-        hint = {301: _REDIRECT, 302: _REDIRECT, 307: _REDIRECT, 308: _REDIRECT, 401: _KEY, 403: _KEY, 404: _PATH}
+        hint = {301: _REDIRECT, 302: _REDIRECT, 307: _REDIRECT, 308: _REDIRECT, 401: _KEY, 403: _KEY, 404: _PATH,
+                407: _PROXY_KEY}  # fmt: skip
         return Outcome("settled", ALL, message=f"{doing}: {hint.get(status, 'it refuses what it was sent')}")
 
     def _mount(self, context: ssl.SSLContext | None) -> None:
@@ -130,18 +133,13 @@ class OneShotSession(requests.Session):
 
 
 def _read_body(response: requests.Response) -> bytes:
-    """The answer, at most a little more than MAX_ANSWER; b'' where only the status counts and no more came."""
-    try:
-        # urllib3 stops at this size also when it decompresses.
-        return cast("bytes", response.raw.read(MAX_ANSWER + 1, decode_content=True))
-    except (OSError, urllib3.exceptions.HTTPError, http.client.HTTPException):
-        if response.ok and response.status_code < HTTPStatus.MULTIPLE_CHOICES:
-            raise
-        return b""
+    """The answer, at most a little more than MAX_ANSWER. urllib3 stops at this size also when it decompresses."""
+    return cast("bytes", response.raw.read(MAX_ANSWER + 1, decode_content=True))
 
 
 _REDIRECT = "redirects are refused, because they would carry credentials elsewhere: name the final endpoint"
 _KEY = "the credentials are missing or wrong: check the headers"
+_PROXY_KEY = "the proxy wants credentials: name them in its URL"
 _PATH = "no such page: check the path of the endpoint"
 
 
@@ -178,6 +176,16 @@ class _BoundedAnswer(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         self.fp = io.BufferedReader(_DeadlineReader(self.fp.detach(), sock))
+
+
+    def begin(self) -> None:
+        """The head of the final answer: what may come before it, as 103, decides nothing."""
+        super().begin()
+        while self.status < HTTPStatus.OK:
+            if self.status == HTTPStatus.SWITCHING_PROTOCOLS:
+                raise http.client.BadStatusLine("101")
+            self.headers = self.msg = None  # type: ignore[assignment]  # as it is before the first one
+            super().begin()
 
 
 class _DeadlineReader(io.RawIOBase):
@@ -258,7 +266,7 @@ def _retry_after_s(value: str) -> float | None:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
     return min(max(seconds, 0.0), _MAX_RETRY_AFTER_S) if math.isfinite(seconds) else None
 
