@@ -17,6 +17,7 @@ import os
 import socket
 import ssl
 import time
+import zlib
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -80,7 +81,8 @@ class OneShotSession(requests.Session):
             with response:
                 self.outcome = self._judge(response)
         except Exception as error:  # noqa: BLE001  # whatever a network or a server comes up with: nothing is decided
-            self.outcome = Outcome("retry", message=f"sending to {self._where}: {_describe(error)}")
+            most_tries = _MOST_TRIES_OF_NONSENSE if _is_nonsense(error) else None
+            self.outcome = Outcome("retry", most_tries=most_tries, message=f"sending to {self._where}: {_describe(error)}")
             raise RequestEndedError(self.outcome.message) from None
         if self.outcome.verdict != "settled" or response.status_code >= HTTPStatus.MULTIPLE_CHOICES:
             raise RequestEndedError(self.outcome.message)
@@ -133,8 +135,21 @@ class OneShotSession(requests.Session):
 
 
 def _read_body(response: requests.Response) -> bytes:
-    """The answer, at most a little more than MAX_ANSWER. urllib3 stops at this size also when it decompresses."""
-    return cast("bytes", response.raw.read(MAX_ANSWER + 1, decode_content=True))
+    """The answer, at most a little more than MAX_ANSWER; ValueError when what is compressed is not whole."""
+    body = cast("bytes", response.raw.read(MAX_ANSWER + 1, decode_content=False))
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding == "identity" or not body:
+        return body
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise ValueError(f"compressed as {_plain(encoding)}")
+    decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, by its first bytes
+    try:
+        plain = decoder.decompress(body, MAX_ANSWER + 1)
+    except zlib.error:
+        raise ValueError(f"not {encoding}") from None
+    if not decoder.eof:
+        raise ValueError("compressed, and too long or cut off")
+    return plain
 
 
 _REDIRECT = "redirects are refused, because they would carry credentials elsewhere: name the final endpoint"
@@ -186,6 +201,9 @@ class _BoundedAnswer(http.client.HTTPResponse):
                 raise http.client.BadStatusLine("101")
             self.headers = self.msg = None  # type: ignore[assignment]  # as it is before the first one
             super().begin()
+        lengths = {length.strip() for value in self.headers.get_all("Content-Length", ()) for length in value.split(",")}
+        if len(lengths) > 1 or not all(length.isdecimal() for length in lengths):
+            raise http.client.HTTPException("Content-Length")
 
 
 class _DeadlineReader(io.RawIOBase):
@@ -276,17 +294,31 @@ def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text[:200])
 
 
-def _describe(error: BaseException) -> str:
-    """The cause in a few words. Never the text of a request error: it can hold the URL, and with it credentials."""
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and all that it came from."""
     seen: list[BaseException] = []
     pending = [error]
     while pending:
         cause = pending.pop(0)
-        if cause in seen:
-            continue
-        seen.append(cause)
-        inner = [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
-        pending += [item for item in inner if isinstance(item, BaseException)]
+        if cause not in seen:
+            seen.append(cause)
+            inner = [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
+            pending += [item for item in inner if isinstance(item, BaseException)]
+    return seen
+
+
+def _is_nonsense(error: BaseException) -> bool:
+    """Whether it was an answer in HTTP, of which the head cannot be read: who answers may have taken the request."""
+    return any(
+        isinstance(cause, http.client.HTTPException)
+        and not isinstance(cause, http.client.BadStatusLine | http.client.IncompleteRead)
+        for cause in _causes(error)
+    )
+
+
+def _describe(error: BaseException) -> str:
+    """The cause in a few words. Never the text of a request error: it can hold the URL, and with it credentials."""
+    seen = _causes(error)
     for cause in reversed(seen):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"the certificate is not good: {cause.verify_message}"
@@ -299,6 +331,8 @@ def _describe(error: BaseException) -> str:
             return os.strerror(cause.errno).lower()
         if isinstance(cause, http.client.BadStatusLine | http.client.IncompleteRead):
             return "the answer was cut off or is not HTTP"
+        if isinstance(cause, http.client.HTTPException):
+            return "the answer has headers that make no sense"
     if any(isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError) for cause in seen):
         return "timed out"
     return f"the connection failed ({type(seen[-1]).__name__})"

@@ -124,7 +124,8 @@ def _can_be_asked(url: str) -> bool:
         host.encode("idna")
     except (requests.RequestException, UnicodeError):
         return False
-    return ":" in host or re.fullmatch(r"[0-9A-Za-z._-]+", host) is not None
+    # An IPv6 address with a zone (%) is one that requests takes and never reaches.
+    return re.fullmatch(r"[0-9A-Fa-f:.]+|[0-9A-Za-z._-]+", host) is not None
 
 
 def _endpoint(name: str, value: str, signal: Signal, default: str) -> str:

@@ -30,6 +30,9 @@ def test_defaults() -> None:
         ({}, "http://file:4318", "http://file:4318/v1/logs"),
         ({"ENDPOINT": "http://c:4318"}, "http://file:4318", "http://c:4318/v1/logs"),
         ({"ENDPOINT": "http://[::1]:4318"}, "", "http://[::1]:4318/v1/logs"),
+        ({"ENDPOINT": "http://[::ffff:127.0.0.1]:4318"}, "", "http://[::ffff:127.0.0.1]:4318/v1/logs"),
+        ({"ENDPOINT": "http://a_b.c-d.:4318"}, "", "http://a_b.c-d.:4318/v1/logs"),
+        ({"ENDPOINT": "https://b\u00fccher.example/otlp"}, "", "https://b\u00fccher.example/otlp/v1/logs"),
         ({"ENDPOINT": "   "}, "", "http://localhost:4318/v1/logs"),
     ],
 )
@@ -73,6 +76,11 @@ def test_headers_are_percent_decoded() -> None:
         ("HEADERS", "a=x%0d%0aB: y"),
         ("HEADERS", "a=x%00"), ("HEADERS", "a=%ff"), ("HEADERS", "a=\u00e4"),
         ("HEADERS", "a=x\ny"), ("CLIENT_KEY", "/k"),
+        *(("HEADERS", f"a=b,{name}=1") for name in ("Content-Length", "transfer-encoding", "Expect", "Content-Encoding",
+                                                   "content-type", "Connection", "TE", "Accept-Encoding")),
+        *(("ENDPOINT", f"http://{host}:4318") for host in ("*bad", "a..b", ".a", "x" * 64, "a\u2025b", "a b", "a%20b",
+                                                          "a;b", "a\\b", "[fe80::1%eth0]", "[fe80::1%25eth0]", "[::g]",
+                                                          "[v1.a]", "a,b", "u@", "a\x00", "a\nb", "$(id)", "\udc80")),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_an_error_of_one_line(name: str, value: str) -> None:
