@@ -33,6 +33,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from tapio.errors import UsageError
 from tapio.sinks.delivery import ALL, Outcome
+from tapio.sinks.otlp_environment import can_be_asked
 from tapio.sinks.tls import TlsFiles, make_context
 
 MAX_ANSWER = 64 << 10
@@ -255,8 +256,9 @@ def _proxies(url: str) -> dict[str, str]:
     if not proxy:
         return {}
     try:
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        proxy = proxy if "://" in proxy else f"http://{proxy}"
+        parts = urlsplit(proxy)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and can_be_asked(proxy)
     except ValueError:  # its text may show the password
         usable = False
     if not usable:

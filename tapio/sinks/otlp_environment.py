@@ -70,9 +70,14 @@ def read_settings(environment: Mapping[str, str], signal: Signal, default_endpoi
     ca, certificate, key = read("CERTIFICATE"), read("CLIENT_CERTIFICATE"), read("CLIENT_KEY")
     if key[1] and not certificate[1]:
         raise UsageError(f"reading {key[0]}: a key without a certificate: set …_CLIENT_CERTIFICATE too")
+    endpoint = _endpoint(*read("ENDPOINT"), signal, default_endpoint)
+    headers = dict(_pairs(*read("HEADERS"), header=True))
+    if "@" in urlsplit(endpoint).netloc and "authorization" in map(str.lower, headers):
+        name, _ = read("HEADERS")
+        raise UsageError(f"reading {name}: Authorization, but the endpoint's URL has credentials too: remove either")
     return OtlpSettings(
-        endpoint=_endpoint(*read("ENDPOINT"), signal, default_endpoint),
-        headers=dict(_pairs(*read("HEADERS"), header=True)),
+        endpoint=endpoint,
+        headers=headers,
         compression=compression or "gzip",  # type: ignore[arg-type]  # checked above
         timeout_s=_timeout_s(*read("TIMEOUT")),
         tls=TlsFiles(ca[1], certificate[1], key[1]),
@@ -108,7 +113,7 @@ def check_url(source: str, url: str) -> str:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             problem = "expected http://HOST:PORT or https://HOST:PORT"
-        elif parts.port == 0 or parts.fragment or re.search(r"[\s\x00-\x1f\x7f\\]", url) or not _can_be_asked(url):
+        elif parts.port == 0 or parts.fragment or re.search(r"[\s\x00-\x1f\x7f\\]", url) or not can_be_asked(url):
             problem = "not a URL that can be sent to"
     except ValueError:  # its text may show the password
         problem = "not a URL: expected http://HOST:PORT or https://HOST:PORT"
@@ -117,7 +122,7 @@ def check_url(source: str, url: str) -> str:
     return url
 
 
-def _can_be_asked(url: str) -> bool:
+def can_be_asked(url: str) -> bool:
     """Whether requests and the resolver would accept the host, be it unknown."""
     try:
         host = urlsplit(str(requests.Request("POST", url).prepare().url)).hostname or ""

@@ -102,6 +102,13 @@ def test_an_error_shows_no_credentials(name: str, value: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
+def test_credentials_that_contradict_each_other_stop_the_start() -> None:
+    """requests would let those of the URL win, silently."""
+    with pytest.raises(UsageError, match="OTEL_EXPORTER_OTLP_HEADERS: Authorization") as caught:
+        read_settings({P + "ENDPOINT": "http://u:hunter2@c", P + "HEADERS": "authorization=Basic%20hunter2"}, "logs")
+    assert "hunter2" not in str(caught.value)
+
+
 def test_resource_attributes() -> None:
     environment = {"OTEL_RESOURCE_ATTRIBUTES": "k8s.cluster.name=prod%2Ceu,team=a=b", "OTEL_SERVICE_NAME": "kernel"}
     assert read_resource(environment) == {"k8s.cluster.name": "prod,eu", "team": "a=b", "service.name": "kernel"}
