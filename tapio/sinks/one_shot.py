@@ -83,7 +83,9 @@ class OneShotSession(requests.Session):
                 self.outcome = self._judge(response)
         except Exception as error:  # noqa: BLE001  # whatever a network or a server comes up with: nothing is decided
             most_tries = _MOST_TRIES_OF_NONSENSE if _is_nonsense(error) else None
-            self.outcome = Outcome("retry", most_tries=most_tries, message=f"sending to {self._where}: {_describe(error)}")
+            self.outcome = Outcome(
+                "retry", most_tries=most_tries, message=f"sending to {self._where}: {_describe(error)}"
+            )
             raise RequestEndedError(self.outcome.message) from None
         if self.outcome.verdict != "settled" or response.status_code >= HTTPStatus.MULTIPLE_CHOICES:
             raise RequestEndedError(self.outcome.message)
@@ -193,7 +195,6 @@ class _BoundedAnswer(http.client.HTTPResponse):
         super().__init__(sock, *args, **kwargs)
         self.fp = io.BufferedReader(_DeadlineReader(self.fp.detach(), sock))
 
-
     def begin(self) -> None:
         """The head of the final answer: what may come before it, as 103, decides nothing."""
         super().begin()
@@ -202,7 +203,9 @@ class _BoundedAnswer(http.client.HTTPResponse):
                 raise http.client.BadStatusLine("101")
             self.headers = self.msg = None  # type: ignore[assignment]  # as it is before the first one
             super().begin()
-        lengths = {length.strip() for value in self.headers.get_all("Content-Length", ()) for length in value.split(",")}
+        lengths = {
+            length.strip() for value in self.headers.get_all("Content-Length", ()) for length in value.split(",")
+        }
         if len(lengths) > 1 or not all(length.isdecimal() for length in lengths):
             raise http.client.HTTPException("Content-Length")
 

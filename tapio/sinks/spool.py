@@ -49,7 +49,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Segment:
-    """What is known of one file: `size` bytes hold the documents from `first` to before `end`, or what is left of them."""
+    """What is known of one file: `size` bytes hold the documents from `first` to before `end`, or what is left."""
 
     def __init__(self, first: int) -> None:
         self.first = self.end = first
@@ -292,7 +292,7 @@ class Spool:
             self._writing = None
 
     def _look(self, segment: _Segment) -> Literal["ours", "empty", "foreign"]:
-        """What is in the file of a segment, whose size is noted: something that this version can read?"""
+        """Whether this version can read what is in the file of a segment; its size is noted."""
         descriptor = self._open_regular(segment.name)
         try:
             if descriptor is not None and segment.first < _MAX_NUMBER:

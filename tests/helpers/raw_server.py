@@ -18,7 +18,7 @@ class RawServer:
     """
 
     def __init__(
-        self, answers: Sequence[bytes | Callable[[socket.socket], None]], *, close: bool, address: str = "127.0.0.1"
+        self, answers: Sequence[bytes | Callable[[socket.socket], object]], *, close: bool, address: str = "127.0.0.1"
     ) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._listener = socket.create_server((address, 0), family=family)
@@ -83,7 +83,7 @@ def drip(data: bytes, every_s: float) -> Callable[[socket.socket], None]:
 
 @contextlib.contextmanager
 def raw_server(
-    *answers: bytes | Callable[[socket.socket], None], close: bool = False, address: str = "127.0.0.1"
+    *answers: bytes | Callable[[socket.socket], object], close: bool = False, address: str = "127.0.0.1"
 ) -> Iterator[RawServer]:
     """A server that listens, and is gone afterwards."""
     server = RawServer(answers, close=close, address=address)

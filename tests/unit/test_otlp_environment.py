@@ -103,7 +103,7 @@ def test_an_error_shows_no_credentials(name: str, value: str) -> None:
 
 
 def test_credentials_that_contradict_each_other_stop_the_start() -> None:
-    """requests would let those of the URL win, silently."""
+    """The library would let those of the URL win, silently."""
     with pytest.raises(UsageError, match="OTEL_EXPORTER_OTLP_HEADERS: Authorization") as caught:
         read_settings({P + "ENDPOINT": "http://u:hunter2@c", P + "HEADERS": "authorization=Basic%20hunter2"}, "logs")
     assert "hunter2" not in str(caught.value)

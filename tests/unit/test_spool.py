@@ -322,6 +322,32 @@ def test_a_failed_append_adds_nothing(disk: Disk, monkeypatch: pytest.MonkeyPatc
     assert drain(disk.open()) == documents(0, 3) + documents(6, 9)
 
 
+def test_random_damage(disk: Disk) -> None:
+    """Bytes flipped, cut out, put in and zeroed anywhere: what is read is true, in order, and the books balance."""
+    rng = random.Random(23)  # noqa: S311  # reproducible
+    for _ in range(150):
+        for path in (disk.path / ".spool/test").glob("*"):
+            path.unlink()
+        disk.dropped = 0
+        spool = disk.open(max_bytes=64 << 10)  # segments of 8 KiB
+        for number in range(0, 300, 30):
+            spool.append(documents(number, number + 30))
+        spool.acknowledge(spool.take(rng.randrange(1, 100), 1 << 20)[-1])
+        settled = 300 - spool.unread
+        for _ in range(rng.randrange(1, 6)):
+            path = rng.choice(disk.files()[:-1])
+            raw = path.read_bytes()
+            start = rng.randrange(len(raw))
+            stop = start + rng.choice([1, 1, 4, 20, 300])
+            new = rng.choice([b"", rng.randbytes(stop - start), b"\0" * (stop - start), raw[stop - 50 : stop], raw])
+            path.write_bytes(raw[:start] + new + raw[stop:])
+        spool = disk.open(max_bytes=64 << 10)
+        left = drain(spool, limit=rng.randrange(1, 40))
+        assert left == sorted(set(left))
+        assert set(left) <= set(documents(settled, 300))
+        assert len(left) + disk.dropped == 300 - settled
+
+
 def test_random_histories(disk: Disk) -> None:
     """Appending, taking, acknowledging, killing and restarting in any order: each document once, in order."""
     rng = random.Random(17)  # noqa: S311  # reproducible
