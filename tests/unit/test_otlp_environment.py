@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from tapio.errors import UsageError
@@ -129,6 +133,18 @@ def test_what_belongs_to_the_sdk_is_checked_too() -> None:
     read_settings({P + "METRICS_TEMPORALITY_PREFERENCE": "banana"}, "logs")
     with pytest.raises(UsageError, match="OTEL_SDK_DISABLED"):
         read_settings({"OTEL_SDK_DISABLED": "true"}, "logs")
+
+
+def test_the_sdk_is_not_heard_about_its_own_variables() -> None:
+    """It falls back to its defaults, which are what is wanted here; a traceback in the log is not."""
+    code = """
+from tapio.config import Config
+from tapio.sinks.chosen import ChosenSinks
+ChosenSinks(Config(sinks=("otlp",)), {}, "node").need_metric_export()
+"""
+    environment = {**os.environ, "OTEL_PYTHON_CONTEXT": "banana", "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "banana"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True, timeout=60)
+    assert done.stderr == b""
 
 
 @pytest.mark.parametrize("url", ["http://user:Abc/SECRET@127.0.0.1:4318", "http://user:SEC\u2100RET@127.0.0.1:4318"])
