@@ -143,7 +143,7 @@ def test_what_does_not_fit_into_a_collectors_queue_stays_with_us(
     small["retry_on_failure"] = {"max_interval": "200ms"}
     logs = {"processors": ["memory_limiter"]}  # no API server to ask
     overlay.write_text(json.dumps({"exporters": {exporter: small}, "service": {"pipelines": {"logs": logs}}}))
-    away = {variable: f"http://127.0.0.1:{next_port}" for variable in ("GATEWAY_ENDPOINT", "LOKI_ENDPOINT")}
+    away = dict.fromkeys(("GATEWAY_ENDPOINT", "LOKI_ENDPOINT"), f"http://127.0.0.1:{next_port}")
     sent = occurrences(2003)
     with running_collector(binary, tmp_path / "collector", PIPELINES / name, overlay, port=port, **away):
         settings = read_settings({"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}, "logs")
