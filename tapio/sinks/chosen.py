@@ -59,6 +59,9 @@ class ChosenSinks:
         return self._export() if self._export is not None else None
 
     def _prepare_otlp(self, environment: Mapping[str, str], node: str) -> None:
+        from tapio.sinks.one_shot import silence_libraries
+
+        silence_libraries()  # the SDK logs tracebacks about variables of its own while it is imported
         from tapio.sinks import otlp_environment as variables
         from tapio.sinks.otlp import OtlpSink
         from tapio.sinks.otlp_record import make_resource

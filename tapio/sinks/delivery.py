@@ -24,6 +24,7 @@ import msgspec
 from tapio.errors import describe_os_error
 from tapio.occurrence import Occurrence, encode
 from tapio.sinks.base import RESULTS
+from tapio.sinks.frames import MAX_DOCUMENT
 from tapio.sinks.spool import Entry, Spool
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ ALL = sys.maxsize  # rejected documents: all that there were
 _MAX_BATCH_BYTES = 512 << 10
 _INTAKE_LIMIT = 4096
 _DISK_PATIENCE_S = 2.0
-_IN_MEMORY = 0  # the segment number of an entry that is in no segment
+_IN_MEMORY = 0  # the number of an entry that is in no spool
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -96,6 +97,7 @@ class DeliverySink(abc.ABC):
         self._failures = 0  # tries in a row that decided nothing
         self._held_off = False  # the receiver has said for how long
         self._flushing = self._closed = False
+        self._over = False  # closed, and what was in memory counted
         self._logged = ""
         self._threads = [
             threading.Thread(target=self._fill, name=f"{self.name}-spool", daemon=True),
@@ -148,9 +150,11 @@ class DeliverySink(abc.ABC):
         for thread in self._threads:
             thread.join(timeout=0.3)
         with self._changed:
-            in_memory = sum(entry.segment == _IN_MEMORY for entry in self._sending)
-            self.results["dropped"] += len(self._intake) + in_memory
+            in_memory = sum(entry.number == _IN_MEMORY for entry in self._sending)
+            # On a frozen disk the spooling thread still holds some, and nobody will know what became of them.
+            self.results["dropped"] += len(self._intake) + self._spooling + in_memory
             self._intake.clear()
+            self._over = True
         if self._spool is not None and not any(thread.is_alive() for thread in self._threads):
             self._spool.close()
 
@@ -176,11 +180,11 @@ class DeliverySink(abc.ABC):
                     self._spool.sync()
                     synced = time.monotonic()
                 self._spool_fails = False
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001  # a stage boundary: a defect must not end the thread
                 self._spool_fails = True
-                self._fail(f"spooling for {self.name}: {describe_os_error(error)}: occurrences wait in memory")
+                self._fail(f"spooling for {self.name}: {_reason(error)}: occurrences wait in memory")
                 with self._changed:
-                    self._intake.extendleft(occurrence for occurrence, _ in reversed(encoded))
+                    self._intake.extendleft(occurrence for occurrence, _ in reversed(encoded) if not self._over)
             self._at_disk_since = None
             with self._changed:
                 self._spooling = 0
@@ -204,9 +208,12 @@ class DeliverySink(abc.ABC):
                 self._take()
                 if self._sending:
                     self._deliver()
-            except OSError as error:
-                self._fail(f"reading the spool of {self.name}: {describe_os_error(error)}: check the data directory")
-                time.sleep(1.0)
+            except Exception as error:  # noqa: BLE001  # a stage boundary: a defect must not end the thread
+                self._fail(f"reading the spool of {self.name}: {_reason(error)}: check the data directory")
+                with self._changed:
+                    self.results["dropped"] += len(self._sending)
+                    self._sending = []
+                    self._changed.wait_for(lambda: self._closed, 1.0)
 
     def _waiting(self) -> int:
         """Occurrences that could be sent now."""
@@ -224,7 +231,7 @@ class DeliverySink(abc.ABC):
         with self._changed:
             if not entries and self._disk_is_away():
                 batch = [self._intake.popleft() for _ in range(min(MAX_BATCH, len(self._intake)))]
-                entries = [Entry(document, _IN_MEMORY, 0) for _, document in self._encode(batch)]
+                entries = [Entry(document, _IN_MEMORY) for _, document in self._encode(batch)]
             self._sending = entries
 
     def _deliver(self) -> None:
@@ -262,13 +269,15 @@ class DeliverySink(abc.ABC):
 
     def _settle(self, part: Sequence[Entry], rejected: int) -> None:
         try:
-            if self._spool is not None and part[-1].segment != _IN_MEMORY:
+            if self._spool is not None and part[-1].number != _IN_MEMORY:
                 self._spool.acknowledge(part[-1])
         except OSError as error:
             self._fail(
                 f"noting what {self.name} has accepted: {describe_os_error(error)}: a restart will send it again"
             )
         with self._changed:
+            if self._over and part[-1].number == _IN_MEMORY:
+                return
             self.results["accepted"] += len(part) - rejected
             self.results["rejected"] += rejected
             self._sending = self._sending[len(part) :]
@@ -291,13 +300,16 @@ class DeliverySink(abc.ABC):
                 )
 
     def _encode(self, batch: Sequence[Occurrence]) -> list[tuple[Occurrence, bytes]]:
-        """Occurrences with their documents. One that has none is rejected."""
+        """Occurrences with their documents. One that has none, or too large a one, is rejected."""
         encoded = []
         for occurrence in batch:
             try:
-                encoded.append((occurrence, encode(occurrence)))
+                document = encode(occurrence)
+                if len(document) > MAX_DOCUMENT:
+                    raise ValueError(f"{len(document)} bytes are too many")
+                encoded.append((occurrence, document))
             except Exception as error:  # noqa: BLE001  # a stage boundary: a defect must not end the thread
-                self._fail(f"encoding a {occurrence.type}: {type(error).__name__}: please report it")
+                self._fail(f"encoding a {occurrence.type}: {_reason(error)}")
                 with self._changed:
                     self.results["rejected"] += 1
         return encoded
@@ -311,3 +323,9 @@ class DeliverySink(abc.ABC):
         if message != self._logged:
             log.warning(message)
         self._logged = self.last_error = message
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return describe_os_error(error)
+    return f"{type(error).__name__}: {error}: please report it"

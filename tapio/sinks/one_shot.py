@@ -17,6 +17,7 @@ import os
 import socket
 import ssl
 import time
+import zlib
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -32,6 +33,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from tapio.errors import UsageError
 from tapio.sinks.delivery import ALL, Outcome
+from tapio.sinks.otlp_environment import can_be_asked
 from tapio.sinks.tls import TlsFiles, make_context
 
 MAX_ANSWER = 64 << 10
@@ -78,9 +80,12 @@ class OneShotSession(requests.Session):
         try:
             response = super().request(method, url, *args, **kwargs)
             with response:
-                self.outcome = self._judge(response, _read_body(response))
+                self.outcome = self._judge(response)
         except Exception as error:  # noqa: BLE001  # whatever a network or a server comes up with: nothing is decided
-            self.outcome = Outcome("retry", message=f"sending to {self._where}: {_describe(error)}")
+            most_tries = _MOST_TRIES_OF_NONSENSE if _is_nonsense(error) else None
+            self.outcome = Outcome(
+                "retry", most_tries=most_tries, message=f"sending to {self._where}: {_describe(error)}"
+            )
             raise RequestEndedError(self.outcome.message) from None
         if self.outcome.verdict != "settled" or response.status_code >= HTTPStatus.MULTIPLE_CHOICES:
             raise RequestEndedError(self.outcome.message)
@@ -90,16 +95,18 @@ class OneShotSession(requests.Session):
         """No redirect is looked at: requests would read the whole answer for it, and fail at an odd Location."""
         return
 
-    def _judge(self, response: requests.Response, body: bytes) -> Outcome:
+    def _judge(self, response: requests.Response) -> Outcome:
         status = response.status_code
         doing = f"sending to {self._where}: answer {status}"
         if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             try:
+                body = _read_body(response)
                 if len(body) > MAX_ANSWER:
                     raise ValueError("too long")
                 rejected, why = self._read_answer(response.headers.get("Content-Type", ""), body)
-            except ValueError as error:
-                message = f"{doing} that makes no sense ({error}): is this the right endpoint?"
+            except (ValueError, OSError, urllib3.exceptions.HTTPError, http.client.HTTPException) as error:
+                what = str(error) if type(error) is ValueError else _describe(error)
+                message = f"{doing} that makes no sense ({what}): is this the right endpoint?"
                 return Outcome("retry", most_tries=_MOST_TRIES_OF_NONSENSE, message=message)
             trouble = f"{doing}, {rejected} rejected: {_plain(why)}" if why or rejected else ""
             return Outcome("settled", rejected, message=trouble)
@@ -109,7 +116,8 @@ class OneShotSession(requests.Session):
             return Outcome("retry", retry_after_s=wait_s, message=f"{doing}{asked}")
         if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return Outcome("split", message=f"{doing}: one occurrence alone is too large for it")
-        hint = {301: _REDIRECT, 302: _REDIRECT, 307: _REDIRECT, 308: _REDIRECT, 401: _KEY, 403: _KEY, 404: _PATH}
+        hint = {301: _REDIRECT, 302: _REDIRECT, 307: _REDIRECT, 308: _REDIRECT, 401: _KEY, 403: _KEY, 404: _PATH,
+                407: _PROXY_KEY}  # fmt: skip
         return Outcome("settled", ALL, message=f"{doing}: {hint.get(status, 'it refuses what it was sent')}")
 
     def _mount(self, context: ssl.SSLContext | None) -> None:
@@ -130,18 +138,26 @@ class OneShotSession(requests.Session):
 
 
 def _read_body(response: requests.Response) -> bytes:
-    """The answer, at most a little more than MAX_ANSWER; b'' where only the status counts and no more came."""
+    """The answer, at most a little more than MAX_ANSWER; ValueError when what is compressed is not whole."""
+    body = cast("bytes", response.raw.read(MAX_ANSWER + 1, decode_content=False))
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding == "identity" or not body:
+        return body
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise ValueError(f"compressed as {_plain(encoding)}")
+    decoder = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, by its first bytes
     try:
-        # urllib3 stops at this size also when it decompresses.
-        return cast("bytes", response.raw.read(MAX_ANSWER + 1, decode_content=True))
-    except (OSError, urllib3.exceptions.HTTPError, http.client.HTTPException):
-        if response.ok and response.status_code < HTTPStatus.MULTIPLE_CHOICES:
-            raise
-        return b""
+        plain = decoder.decompress(body, MAX_ANSWER + 1)
+    except zlib.error:
+        raise ValueError(f"not {encoding}") from None
+    if not decoder.eof:
+        raise ValueError("compressed, and too long or cut off")
+    return plain
 
 
 _REDIRECT = "redirects are refused, because they would carry credentials elsewhere: name the final endpoint"
 _KEY = "the credentials are missing or wrong: check the headers"
+_PROXY_KEY = "the proxy wants credentials: name them in its URL"
 _PATH = "no such page: check the path of the endpoint"
 
 
@@ -178,6 +194,20 @@ class _BoundedAnswer(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         self.fp = io.BufferedReader(_DeadlineReader(self.fp.detach(), sock))
+
+    def begin(self) -> None:
+        """The head of the final answer: what may come before it, as 103, decides nothing."""
+        super().begin()
+        while self.status < HTTPStatus.OK:
+            if self.status == HTTPStatus.SWITCHING_PROTOCOLS:
+                raise http.client.BadStatusLine("101")
+            self.headers = self.msg = None  # type: ignore[assignment]  # as it is before the first one
+            super().begin()
+        lengths = {
+            length.strip() for value in self.headers.get_all("Content-Length", ()) for length in value.split(",")
+        }
+        if len(lengths) > 1 or not all(length.isdecimal() for length in lengths):
+            raise http.client.HTTPException("Content-Length")
 
 
 class _DeadlineReader(io.RawIOBase):
@@ -229,8 +259,9 @@ def _proxies(url: str) -> dict[str, str]:
     if not proxy:
         return {}
     try:
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        proxy = proxy if "://" in proxy else f"http://{proxy}"
+        parts = urlsplit(proxy)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and can_be_asked(proxy)
     except ValueError:  # its text may show the password
         usable = False
     if not usable:
@@ -258,7 +289,7 @@ def _retry_after_s(value: str) -> float | None:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(value).timestamp() - time.time()
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
     return min(max(seconds, 0.0), _MAX_RETRY_AFTER_S) if math.isfinite(seconds) else None
 
@@ -268,17 +299,31 @@ def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text[:200])
 
 
-def _describe(error: BaseException) -> str:
-    """The cause in a few words. Never the text of a request error: it can hold the URL, and with it credentials."""
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and all that it came from."""
     seen: list[BaseException] = []
     pending = [error]
     while pending:
         cause = pending.pop(0)
-        if cause in seen:
-            continue
-        seen.append(cause)
-        inner = [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
-        pending += [item for item in inner if isinstance(item, BaseException)]
+        if cause not in seen:
+            seen.append(cause)
+            inner = [cause.__cause__, cause.__context__, getattr(cause, "reason", None), *cause.args]
+            pending += [item for item in inner if isinstance(item, BaseException)]
+    return seen
+
+
+def _is_nonsense(error: BaseException) -> bool:
+    """Whether it was an answer in HTTP, of which the head cannot be read: who answers may have taken the request."""
+    return any(
+        isinstance(cause, http.client.HTTPException)
+        and not isinstance(cause, http.client.BadStatusLine | http.client.IncompleteRead)
+        for cause in _causes(error)
+    )
+
+
+def _describe(error: BaseException) -> str:
+    """The cause in a few words. Never the text of a request error: it can hold the URL, and with it credentials."""
+    seen = _causes(error)
     for cause in reversed(seen):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"the certificate is not good: {cause.verify_message}"
@@ -291,6 +336,8 @@ def _describe(error: BaseException) -> str:
             return os.strerror(cause.errno).lower()
         if isinstance(cause, http.client.BadStatusLine | http.client.IncompleteRead):
             return "the answer was cut off or is not HTTP"
+        if isinstance(cause, http.client.HTTPException):
+            return "the answer has headers that make no sense"
     if any(isinstance(cause, TimeoutError | urllib3.exceptions.TimeoutError) for cause in seen):
         return "timed out"
     return f"the connection failed ({type(seen[-1]).__name__})"

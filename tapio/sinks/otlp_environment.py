@@ -12,6 +12,7 @@ from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 import msgspec
+import requests
 
 from tapio.errors import UsageError, is_utf8
 from tapio.sinks.tls import TlsFiles
@@ -22,6 +23,11 @@ _DEFAULT_ENDPOINT = "http://localhost:4318"
 _DEFAULT_TIMEOUT_S = 10.0
 _DEFAULT_INTERVAL_S = 15.0
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# Headers that say how a request is carried: they are the session's, and others would break every request.
+_TRANSPORT = frozenset({
+    "accept-encoding", "connection", "content-encoding", "content-length", "content-type", "expect", "keep-alive",
+    "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+})  # fmt: skip
 # The specification counts in milliseconds, the Python SDK in seconds. No sensible timeout is below 300 ms or above
 # 300 s, so both are understood.
 _MILLISECONDS_FROM = 300.0
@@ -64,9 +70,14 @@ def read_settings(environment: Mapping[str, str], signal: Signal, default_endpoi
     ca, certificate, key = read("CERTIFICATE"), read("CLIENT_CERTIFICATE"), read("CLIENT_KEY")
     if key[1] and not certificate[1]:
         raise UsageError(f"reading {key[0]}: a key without a certificate: set …_CLIENT_CERTIFICATE too")
+    endpoint = _endpoint(*read("ENDPOINT"), signal, default_endpoint)
+    headers = dict(_pairs(*read("HEADERS"), header=True))
+    if "@" in urlsplit(endpoint).netloc and "authorization" in map(str.lower, headers):
+        name, _ = read("HEADERS")
+        raise UsageError(f"reading {name}: Authorization, but the endpoint's URL has credentials too: remove either")
     return OtlpSettings(
-        endpoint=_endpoint(*read("ENDPOINT"), signal, default_endpoint),
-        headers=dict(_pairs(*read("HEADERS"), header=True)),
+        endpoint=endpoint,
+        headers=headers,
         compression=compression or "gzip",  # type: ignore[arg-type]  # checked above
         timeout_s=_timeout_s(*read("TIMEOUT")),
         tls=TlsFiles(ca[1], certificate[1], key[1]),
@@ -102,13 +113,24 @@ def check_url(source: str, url: str) -> str:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             problem = "expected http://HOST:PORT or https://HOST:PORT"
-        elif parts.port == 0 or parts.fragment or re.search(r"[\s\x00-\x1f\x7f]", url):
+        elif parts.port == 0 or parts.fragment or re.search(r"[\s\x00-\x1f\x7f\\]", url) or not can_be_asked(url):
             problem = "not a URL that can be sent to"
     except ValueError:  # its text may show the password
         problem = "not a URL: expected http://HOST:PORT or https://HOST:PORT"
     if problem:
         raise UsageError(f"reading {source}: {problem}")
     return url
+
+
+def can_be_asked(url: str) -> bool:
+    """Whether requests and the resolver would accept the host, be it unknown."""
+    try:
+        host = urlsplit(str(requests.Request("POST", url).prepare().url)).hostname or ""
+        host.encode("idna")
+    except (requests.RequestException, UnicodeError):
+        return False
+    # An IPv6 address with a zone (%) is one that requests takes and never reaches.
+    return re.fullmatch(r"[0-9A-Fa-f:.]+|[0-9A-Za-z._-]+", host) is not None
 
 
 def _endpoint(name: str, value: str, signal: Signal, default: str) -> str:
@@ -144,6 +166,8 @@ def _pairs(name: str, value: str, *, header: bool) -> list[tuple[str, str]]:
             problem = "expected KEY=VALUE"
         elif header and not _TOKEN.fullmatch(key):
             problem = "the name is not one of an HTTP header"
+        elif header and key.lower() in _TRANSPORT:
+            problem = "this header is set by Tapio alone"
         try:
             text = unquote(raw, errors="strict")
         except UnicodeDecodeError:

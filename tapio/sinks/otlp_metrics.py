@@ -16,6 +16,7 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.metrics import CallbackOptions, Meter, Observation
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
+from opentelemetry.sdk.metrics.export import Metric as OtelMetric
 from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 from prometheus_client.core import Metric
@@ -25,6 +26,7 @@ from tapio.cpus import CpuCounters
 from tapio.sinks.one_shot import OneShotSession
 from tapio.sinks.otlp import COMPRESSIONS, read_json_answer
 from tapio.sinks.otlp_environment import OtlpSettings
+from tapio.sinks.otlp_histogram import histograms, put_beside
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +79,7 @@ class MetricExport:
         for family in families():
             name = f"{family.name}_total" if family.type == "counter" else family.name
             if family.type not in ("counter", "gauge"):
-                continue  # OTel has no observable histogram
+                continue
             known = otel_names.PROMETHEUS_NAMES.get(name)
             if known is None or known.startswith("tapio.cpu."):
                 continue
@@ -85,6 +87,8 @@ class MetricExport:
                 self.meter.create_observable_counter if family.type == "counter" else self.meter.create_observable_gauge
             )
             create(known, [observe(name)], otel_names.METRIC_UNITS[known], family.documentation)
+        started_ns = time.time_ns()
+        self.exporter.histograms = lambda: histograms(families(), started_ns, time.time_ns())
 
     def add_cpu_metrics(self, read: Callable[[], Sequence[CpuCounters]]) -> None:
         """Export what the CPUs have counted. Called before the first export."""
@@ -102,6 +106,7 @@ class _Exporter(OTLPMetricExporter):
 
     def __init__(self, settings: OtlpSettings, timeout_s: float) -> None:
         self.last_error = ""
+        self.histograms: Callable[[], list[OtelMetric]] = list
         self._logged = ""
         self._one_shot = OneShotSession(settings.endpoint, settings.tls, timeout_s, _read_answer)
         super().__init__(
@@ -122,7 +127,7 @@ class _Exporter(OTLPMetricExporter):
     ) -> MetricExportResult:
         """Export, and log the first failure of an outage."""
         self._one_shot.outcome = None
-        result = super().export(metrics_data, timeout_millis, **kwargs)
+        result = super().export(put_beside(metrics_data, self.histograms()), timeout_millis, **kwargs)
         outcome = self._one_shot.outcome
         if outcome is not None:
             message = outcome.message

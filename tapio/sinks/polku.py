@@ -63,6 +63,8 @@ def for_polku(occurrence: dict[str, Any]) -> dict[str, Any]:
     return occurrence
 
 
-def _read_answer(_content_type: str, _body: bytes) -> tuple[int, str]:
-    """POLKU answers a batch as a whole: a status of 2xx says it all."""
+def _read_answer(content_type: str, _body: bytes) -> tuple[int, str]:
+    """POLKU answers a batch as a whole: a status of 2xx says it all, unless it comes with a page to log in."""
+    if content_type.partition(";")[0].strip().lower() == "text/html":
+        raise ValueError("HTML")
     return 0, ""

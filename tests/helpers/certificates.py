@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 
-def _openssl(*arguments: str | Path, folder: Path) -> None:
+def _openssl(*arguments: str | int | Path, folder: Path) -> None:
     subprocess.run(["openssl", *map(str, arguments)], cwd=folder, check=True, capture_output=True)
 
 
@@ -21,13 +21,13 @@ class Authority:
         _openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "ca.key",
                  "-out", "ca.pem", "-days", "2", "-subj", f"/CN={folder.name}", folder=folder)  # fmt: skip
 
-    def issue(self, name: str, address: str = "127.0.0.1") -> tuple[Path, Path]:
-        """Certificate and key for `address`."""
+    def issue(self, name: str, address: str = "127.0.0.1", days: int = 2) -> tuple[Path, Path]:
+        """Certificate and key for `address`; with negative `days` it has expired."""
         _openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{name}.key",
                  "-out", f"{name}.csr", "-subj", f"/CN={name}", folder=self.folder)  # fmt: skip
         (self.folder / f"{name}.ext").write_text(f"subjectAltName=IP:{address}\n")
         _openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
-                 "-out", f"{name}.pem", "-days", "2", "-extfile", f"{name}.ext", folder=self.folder)  # fmt: skip
+                 "-out", f"{name}.pem", "-days", days, "-extfile", f"{name}.ext", folder=self.folder)  # fmt: skip
         return self.folder / f"{name}.pem", self.folder / f"{name}.key"
 
     def server_context(self, *, clients_of: Authority | None = None) -> ssl.SSLContext:

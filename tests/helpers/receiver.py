@@ -92,7 +92,7 @@ class Receiver:
     answer); nonsense (200 with HTML); garbage (no HTTP).
     """
 
-    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, context: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.script: deque[str] = deque()
         self.otherwise = "ok"
         self.requests: list[Request] = []
@@ -102,7 +102,7 @@ class Receiver:
         self._context = context
         self._lock = threading.Lock()
         self._server: ThreadingHTTPServer | None = None
-        self.port = 0
+        self.port = port
         self.start()
 
     def start(self) -> None:
@@ -273,9 +273,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def receiver(context: ssl.SSLContext | None = None) -> Iterator[Receiver]:
+def receiver(context: ssl.SSLContext | None = None, port: int = 0) -> Iterator[Receiver]:
     """A receiver that listens, and is gone afterwards."""
-    running = Receiver(context)
+    running = Receiver(context, port)
     try:
         yield running
     finally:

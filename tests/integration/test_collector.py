@@ -14,10 +14,15 @@ from google.protobuf import json_format
 from helpers.cgroups import scratch_cgroup
 from helpers.collector import PIPELINES, collector_binary, free_port, running_collector
 from helpers.no_folding import no_folding
-from helpers.receiver import Request
+from helpers.occurrences import occurrences
+from helpers.receiver import Request, receiver
 from helpers.running_agent import running_agent, wait_for
 from helpers.schema import unknown_names
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+
+from tapio.sinks.delivery import Backoff
+from tapio.sinks.otlp import OtlpSink
+from tapio.sinks.otlp_environment import read_settings
 
 OVERLAY = Path(__file__).with_name("gateway-overlay.yaml")
 
@@ -125,3 +130,29 @@ def test_every_occurrence_comes_out_of_the_gateway(binary: Path, tmp_path: Path)
 
 def ids_in(path: Path, cgroup_id: int) -> set[str]:
     return {r["body"]["id"] for r in records_in(path) if r["body"]["data"].get("cgroup_id") == cgroup_id}
+
+
+@pytest.mark.parametrize("name", ["agent.yaml", "gateway.yaml"])
+def test_what_does_not_fit_into_a_collectors_queue_stays_with_us(
+    binary: Path, tmp_path: Path, directory: int, name: str
+) -> None:
+    """The next one is away and the queue, made small here, is full: nothing is rejected, and all arrives afterwards."""
+    port, next_port, overlay = free_port(), free_port(), tmp_path / "overlay.yaml"
+    exporter = {"agent.yaml": "otlp_http/gateway", "gateway.yaml": "otlp_http/loki"}[name]
+    small = {"sending_queue": {"queue_size": 300_000, "batch": {"min_size": 1, "max_size": 100}}}
+    small["retry_on_failure"] = {"max_interval": "200ms"}
+    logs = {"processors": ["memory_limiter"]}  # no API server to ask
+    overlay.write_text(json.dumps({"exporters": {exporter: small}, "service": {"pipelines": {"logs": logs}}}))
+    away = dict.fromkeys(("GATEWAY_ENDPOINT", "LOKI_ENDPOINT"), f"http://127.0.0.1:{next_port}")
+    sent = occurrences(2003)
+    with running_collector(binary, tmp_path / "collector", PIPELINES / name, overlay, port=port, **away):
+        settings = read_settings({"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}, "logs")
+        sink = OtlpSink(settings, {}, directory, 16 << 20, Backoff(0.1, 0.5))
+        for one in sent:
+            sink.send(one)
+        wait_for(lambda: "answer 503" in sink.last_error or "answer 429" in sink.last_error, 20)
+        assert 0 < sink.results["accepted"] < 2003
+        with receiver(port=next_port) as following:
+            wait_for(lambda: set(following.ids()) >= {one.id for one in sent}, 60)
+        sink.close()
+    assert sink.results == {"accepted": 2003, "rejected": 0, "dropped": 0}

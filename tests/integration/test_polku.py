@@ -102,3 +102,14 @@ def test_the_delivery_rules_are_the_same(directory: int, collector: Receiver, st
             sink.send(one)
         wait_for(lambda: sink.backlog == 0, 10)
         assert sink.results == {"accepted": accepted, "rejected": 7 - accepted, "dropped": 0}
+
+
+def test_a_page_to_log_in_is_no_delivery(directory: int, collector: Receiver) -> None:
+    collector.script += ["nonsense", "nonsense"]
+    sent = occurrences(7)
+    with polku_sink(collector, directory) as sink:
+        for one in sent:
+            sink.send(one)
+        wait_for(lambda: sink.backlog == 0, 10)
+        assert sink.results["accepted"] == 7
+    assert collector.ids() == {one.id: 1 for one in sent}

@@ -7,15 +7,17 @@ import contextlib
 import logging
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from helpers.certificates import Authority
 from helpers.occurrences import occurrences
+from helpers.raw_server import drip, raw_server
 from helpers.receiver import Receiver, receiver
 from helpers.running_agent import wait_for
 
@@ -67,13 +69,52 @@ def test_another_ca_is_refused(authority: Authority, directory: int, tmp_path: P
         assert sink.backlog == 3
 
 
-def test_a_name_that_does_not_match_is_refused(authority: Authority, directory: int) -> None:
-    authority.issue("server", address="127.0.0.2")
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
+@pytest.mark.parametrize(
+    ("server", "said"),
+    [
+        ("expired", "certificate has expired"),
+        ("wrong name", "not valid for '127.0.0.1'"),
+        ("self-signed", "self-signed certificate"),
+        ("TLS 1.1", "TLS: "),
+        ("plain HTTP", "TLS: "),
+        ("reset", "connection reset by peer"),
+        ("closed", "TLS: "),
+        ("silent", "timed out"),
+        ("dripping", "timed out"),
+    ],
+)
+def test_a_server_that_cannot_be_trusted(authority: Authority, directory: int, server: str, said: str) -> None:
+    """Nothing is sent, nothing is lost, the reason is named, and the time is bounded."""
     context = authority.server_context()
-    context.load_cert_chain(*authority.issue("elsewhere", address="127.0.0.2"))
-    with receiver(context) as collector:
-        assert not delivers(make_sink(collector, directory, CERTIFICATE=authority.ca))
-        assert collector.requests == []
+    if server == "expired":
+        context.load_cert_chain(*authority.issue("old", days=-1))
+    elif server == "wrong name":
+        context.load_cert_chain(*authority.issue("elsewhere", address="127.0.0.2"))
+    elif server == "self-signed":
+        context.load_cert_chain(authority.folder / "ca.pem", authority.folder / "ca.key")
+        authority = Authority(authority.folder / "another")
+    elif server == "TLS 1.1":
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+        context.set_ciphers("ALL:@SECLEVEL=0")
+    odd: dict[str, Callable[[socket.socket], object]] = {
+        "reset": lambda client: client.recv(1),  # closed with unread bytes
+        "closed": lambda client: client.recv(65536),
+        "silent": lambda _client: time.sleep(3),
+        "dripping": drip(b"\x16\x03\x03\x40\x00" + bytes(100), 0.1),
+    }
+    with receiver(None if server == "plain HTTP" else context) as good, raw_server(odd.get(server, print)) as bad:
+        url = f"https://127.0.0.1:{bad.port if server in odd else good.port}"
+        sink = make_sink(url, directory, CERTIFICATE=authority.ca, TIMEOUT=1)
+        for one in occurrences(3):
+            sink.send(one)
+        started = time.monotonic()
+        wait_for(lambda: sink.last_error, 10)
+        assert time.monotonic() - started < 4
+        assert said in sink.last_error
+        sink.close()
+        assert good.requests == []
+        assert (sink.results, sink.backlog) == ({"accepted": 0, "rejected": 0, "dropped": 0}, 3)
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
@@ -166,6 +207,51 @@ def test_a_proxy_is_used_and_no_proxy_is_honoured(
     assert collector.requests[-1].path == "/v1/logs"
 
 
+@pytest.mark.parametrize("refused", [False, True])
+def test_the_credentials_of_a_proxy_go_to_the_proxy_alone(
+    directory: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    authority: Authority,
+    refused: bool,
+) -> None:
+    """And into no log, also when the proxy refuses them. Nothing is lost then."""
+    caplog.set_level(logging.DEBUG)
+    answer = b"HTTP/1.1 407 Who are you\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n"
+    with receiver(authority.server_context()) as collector, contextlib.ExitStack() as stack:
+        if refused:
+            proxy = stack.enter_context(raw_server(answer, close=True))
+            port, asked = proxy.port, proxy.requests
+        else:
+            port, asked = stack.enter_context(connect_proxy(collector.port))
+        monkeypatch.setenv("HTTPS_PROXY", f"http://user:hunter2@127.0.0.1:{port}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        sink = make_sink(collector, directory, CERTIFICATE=authority.ca)
+        assert delivers(sink) is not refused
+        assert sink.backlog == 3 * refused
+        secret = base64.b64encode(b"user:hunter2")
+        assert b"Proxy-Authorization: Basic " + secret in asked[0]
+        assert all("proxy-authorization" not in request.headers for request in collector.requests)
+    told = caplog.text + sink.last_error + repr(sink._session)
+    assert "hunter2" not in told
+    assert secret.decode() not in told
+
+
+@pytest.mark.parametrize(
+    "proxy", ["socks5://127.0.0.1:1", "http://u:hunter2@*bad:1", "http://u:hunter2@a:b", "ftp://a"]
+)
+def test_a_proxy_that_cannot_be_used_stops_the_start(
+    directory: int, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match="HTTP_PROXY") as caught:
+        make_sink("http://collector.example:4318", directory)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_https_through_a_proxy(directory: int, authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     """The proxy sees a CONNECT and no more; our own certificate authority counts at the other end."""
     with receiver(authority.server_context()) as collector, connect_proxy(collector.port) as (port, asked):
@@ -209,7 +295,7 @@ def test_headers_are_sent_and_never_logged(
     caplog.set_level(logging.DEBUG)
     secret = base64.b64encode(b"12345:glc_secret").decode()
     collector.script += ["401", "503", "302", "reset"]
-    headers = f"Authorization=Basic%20{secret},X-Scope-OrgID=tenant"
+    headers = f"X-Api-Key=Basic%20{secret},X-Scope-OrgID=tenant"
     with_password = collector.url.replace("//", "//user:hunter2@")
     sink = make_sink(with_password, directory, HEADERS=headers)
     for _ in range(5):
@@ -217,7 +303,8 @@ def test_headers_are_sent_and_never_logged(
         sink.flush(time.monotonic() + 2)
     wait_for(lambda: sink.backlog == 0, 10)
     sink.close()
-    assert collector.requests[0].headers["authorization"].startswith("Basic ")
+    assert collector.requests[0].headers["authorization"] == "Basic " + base64.b64encode(b"user:hunter2").decode()
+    assert collector.requests[0].headers["x-api-key"] == f"Basic {secret}"
     assert collector.requests[0].headers["x-scope-orgid"] == "tenant"
     told = caplog.text + sink.last_error + repr(sink._session)
     assert secret not in told

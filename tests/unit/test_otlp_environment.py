@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from tapio.errors import UsageError
@@ -30,6 +34,9 @@ def test_defaults() -> None:
         ({}, "http://file:4318", "http://file:4318/v1/logs"),
         ({"ENDPOINT": "http://c:4318"}, "http://file:4318", "http://c:4318/v1/logs"),
         ({"ENDPOINT": "http://[::1]:4318"}, "", "http://[::1]:4318/v1/logs"),
+        ({"ENDPOINT": "http://[::ffff:127.0.0.1]:4318"}, "", "http://[::ffff:127.0.0.1]:4318/v1/logs"),
+        ({"ENDPOINT": "http://a_b.c-d.:4318"}, "", "http://a_b.c-d.:4318/v1/logs"),
+        ({"ENDPOINT": "https://b\u00fccher.example/otlp"}, "", "https://b\u00fccher.example/otlp/v1/logs"),
         ({"ENDPOINT": "   "}, "", "http://localhost:4318/v1/logs"),
     ],
 )
@@ -73,6 +80,11 @@ def test_headers_are_percent_decoded() -> None:
         ("HEADERS", "a=x%0d%0aB: y"),
         ("HEADERS", "a=x%00"), ("HEADERS", "a=%ff"), ("HEADERS", "a=\u00e4"),
         ("HEADERS", "a=x\ny"), ("CLIENT_KEY", "/k"),
+        *(("HEADERS", f"a=b,{name}=1") for name in ("Content-Length", "transfer-encoding", "Expect", "Content-Encoding",
+                                                   "content-type", "Connection", "TE", "Accept-Encoding")),
+        *(("ENDPOINT", f"http://{host}:4318") for host in ("*bad", "a..b", ".a", "x" * 64, "a\u2025b", "a b", "a%20b",
+                                                          "a;b", "a\\b", "[fe80::1%eth0]", "[fe80::1%25eth0]", "[::g]",
+                                                          "[v1.a]", "a,b", "u@", "a\x00", "a\nb", "$(id)", "\udc80")),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_an_error_of_one_line(name: str, value: str) -> None:
@@ -91,6 +103,13 @@ def test_a_bad_value_is_an_error_of_one_line(name: str, value: str) -> None:
 def test_an_error_shows_no_credentials(name: str, value: str) -> None:
     with pytest.raises(UsageError) as caught:
         read_settings({P + name: value}, "logs")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_credentials_that_contradict_each_other_stop_the_start() -> None:
+    """The library would let those of the URL win, silently."""
+    with pytest.raises(UsageError, match="OTEL_EXPORTER_OTLP_HEADERS: Authorization") as caught:
+        read_settings({P + "ENDPOINT": "http://u:hunter2@c", P + "HEADERS": "authorization=Basic%20hunter2"}, "logs")
     assert "hunter2" not in str(caught.value)
 
 
@@ -114,6 +133,18 @@ def test_what_belongs_to_the_sdk_is_checked_too() -> None:
     read_settings({P + "METRICS_TEMPORALITY_PREFERENCE": "banana"}, "logs")
     with pytest.raises(UsageError, match="OTEL_SDK_DISABLED"):
         read_settings({"OTEL_SDK_DISABLED": "true"}, "logs")
+
+
+def test_the_sdk_is_not_heard_about_its_own_variables() -> None:
+    """It falls back to its defaults, which are what is wanted here; a traceback in the log is not."""
+    code = """
+from tapio.config import Config
+from tapio.sinks.chosen import ChosenSinks
+ChosenSinks(Config(sinks=("otlp",)), {}, "node").need_metric_export()
+"""
+    environment = {**os.environ, "OTEL_PYTHON_CONTEXT": "banana", "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": "banana"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True, timeout=60)
+    assert done.stderr == b""
 
 
 @pytest.mark.parametrize("url", ["http://user:Abc/SECRET@127.0.0.1:4318", "http://user:SEC\u2100RET@127.0.0.1:4318"])

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tapio.sinks.frames import frame
 from tapio.sinks.spool import Entry, Spool
+
+FRAME = len(frame(1, b"x" * 100))
 
 
 class Disk:
@@ -128,53 +131,87 @@ def test_recovery_keeps_the_bound_and_the_count(disk: Disk) -> None:
     assert left == documents(3000 - len(left), 3000)
 
 
-@pytest.mark.parametrize("cut", range(1, 117, 5))
+@pytest.mark.parametrize("cut", range(1, 121, 5))
 def test_a_torn_end_is_cut_off(disk: Disk, cut: int) -> None:
     """As after a power loss: the last frame is partly there. What comes later is not damaged by it."""
     disk.open().append(documents(0, 5))
     path = disk.files()[0]
-    os.truncate(path, path.stat().st_size - min(cut, 107))
+    os.truncate(path, path.stat().st_size - min(cut, FRAME - 1))
     spool = disk.open()
     spool.append(documents(5, 8))
     assert drain(spool) == documents(0, 4) + documents(5, 8)
 
 
 def test_a_tail_of_zeros_is_cut_off(disk: Disk) -> None:
-    """As some filesystems leave it after a power loss."""
+    """As some filesystems leave it after a power loss: of at least one document that was there."""
     disk.open().append(documents(0, 5))
     with disk.files()[0].open("ab") as file:
         file.write(b"\0" * 4096)
     spool = disk.open()
     spool.append(documents(5, 8))
     assert drain(spool) == documents(0, 8)
-    assert disk.dropped == 0
-
-
-def test_a_damaged_document_is_skipped_and_counted(disk: Disk) -> None:
-    disk.open().append(documents(0, 9))
-    path = disk.files()[0]
-    raw = bytearray(path.read_bytes())
-    raw[raw.index(b"00000004")] ^= 0xFF
-    path.write_bytes(raw)
-    spool = disk.open()
-    assert drain(spool) == documents(0, 4) + documents(5, 9)
     assert disk.dropped == 1
-    assert spool.unread == 0
 
 
-def test_a_damage_while_it_runs_is_counted(disk: Disk) -> None:
-    """A length that makes no sense hides everything behind it: as many are counted."""
+def damage(path: Path, at: int, raw: bytes) -> None:
+    """Overwrite some bytes of a file."""
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(raw)
+
+
+# Where in a frame: magic, checksum, number, length too long, just too long, too short, document, all of it.
+DAMAGES = [(0, b"\0"), (4, b"\0\0\0\0"), (8, b"\xff" * 8), (16, b"\xff\xff\xff\xff"), (16, b"\x65"), (16, b"\x01"),
+           (60, b"?"), (0, b"\0" * FRAME), (0, b"\xfe" * FRAME)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("where", "raw"), DAMAGES)
+@pytest.mark.parametrize("frames", [(0,), (4,), (3, 4), (0, 1, 5), (8,)], ids=repr)
+@pytest.mark.parametrize("restarted", [False, True])
+def test_what_is_damaged_is_passed_over_and_counted_exactly(
+    disk: Disk, frames: tuple[int, ...], where: int, raw: bytes, restarted: bool
+) -> None:
+    """Whatever part of a frame it is: the frames behind it are found again."""
     spool = disk.open()
     spool.append(documents(0, 9))
-    path = disk.files()[0]
-    raw = bytearray(path.read_bytes())
-    where = raw.index(b"00000004") - 8
-    raw[where : where + 4] = b"\xff\xff\xff\xff"
-    path.write_bytes(raw)
-    assert drain(spool) == documents(0, 4)
-    assert disk.dropped == 5
+    for number in frames:
+        damage(disk.files()[0], 8 + number * FRAME + where, raw)
+    spool = disk.open() if restarted else spool
+    assert drain(spool) == [one for number, one in enumerate(documents(0, 9)) if number not in frames]
+    assert disk.dropped == len(frames)
+    assert spool.unread == 0
     spool.append(documents(9, 12))
     assert drain(spool) == documents(9, 12)
+    assert drain(disk.open()) == []
+    assert disk.dropped == len(frames)
+
+
+@pytest.mark.parametrize("which", [0, 3, -1])
+@pytest.mark.parametrize("how", ["head", "all", "removed", "short"])
+def test_a_damaged_segment_costs_only_what_cannot_be_read(disk: Disk, how: str, which: int) -> None:
+    """The head of a segment, all of it, its second half, or the whole file; the first, one in between, the last."""
+    spool = disk.open(max_bytes=64 << 10)  # segments of 8 KiB
+    for number in range(0, 420, 60):
+        spool.append(documents(number, number + 60))
+    assert len(disk.files()) == 7
+    path = disk.files()[which]
+    gone = {"head": 0, "all": 60, "removed": 60, "short": 31}[how]
+    {
+        "head": lambda: damage(path, 0, b"\0" * 8),
+        "all": lambda: path.write_bytes(b"\xaa" * path.stat().st_size),
+        "removed": path.unlink,
+        "short": lambda: os.truncate(path, 8 + 29 * FRAME + 30),
+    }[how]()
+    spool = disk.open(max_bytes=64 << 10)
+    left = drain(spool)
+    start = which % 7 * 60
+    assert left == documents(0, start + 60 - gone) + documents(start + 60, 420)
+    if which == 3 or not gone:
+        assert disk.dropped == gone
+    elif how != "removed":  # no number before or behind it: as much as can be seen
+        assert 1 <= disk.dropped <= gone
+    spool.append(documents(420, 421))
+    assert drain(spool) == documents(420, 421)
 
 
 def test_a_medium_that_lost_a_segment_does_not_stop_the_rest(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,7 +245,7 @@ def test_a_mark_beyond_what_a_power_loss_left_hides_nothing_new(disk: Disk) -> N
     spool = disk.open()
     spool.append(documents(0, 9))
     spool.acknowledge(spool.take(9, 1 << 20)[-1])
-    os.truncate(disk.files()[0], 8 + 3 * 108)
+    os.truncate(disk.files()[0], 8 + 3 * FRAME)
     spool = disk.open()
     spool.append(documents(9, 12))
     assert drain(spool) == documents(9, 12)
@@ -224,7 +261,7 @@ def test_a_mark_that_was_too_far_stays_corrected_over_restarts(disk: Disk) -> No
     spool.append(documents(0, 50))
     spool.acknowledge(spool.take(50, 1 << 20)[-1])
     spool.close()
-    os.truncate(disk.files()[0], 8 + 108 * 20)
+    os.truncate(disk.files()[0], 8 + 20 * FRAME)
     disk.open().append(documents(50, 70))
     assert drain(disk.open()) == documents(50, 70)
     assert disk.dropped == 0
@@ -232,6 +269,7 @@ def test_a_mark_that_was_too_far_stays_corrected_over_restarts(disk: Disk) -> No
 
 @pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
 def test_what_cannot_be_a_segment_is_somebody_elses(disk: Disk, kind: str) -> None:
+    """It is neither followed nor removed, and its number is free again."""
     disk.open().close()
     path = disk.path / ".spool/test/0000000000000001.segment"
     {"link": lambda: path.symlink_to("/etc/passwd"), "folder": path.mkdir, "pipe": lambda: os.mkfifo(path)}[kind]()
@@ -242,21 +280,28 @@ def test_what_cannot_be_a_segment_is_somebody_elses(disk: Disk, kind: str) -> No
         assert drain(spool) == documents(start, start + 3)
         spool.close()
     assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(list(path.parent.glob("0000000000000001.segment.*.aside"))) == 1
 
 
-def test_foreign_files_are_left_alone(disk: Disk) -> None:
+def test_another_version_is_set_aside_not_deleted(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever else lies there is left alone; a number beyond all that can be reached does not break the counting."""
     disk.open()
     folder = disk.path / ".spool/test"
     (folder / "notes.txt").write_text("x")
     (folder / "zz.segment").write_text("x")
+    (folder / "ffffffffffffffff.segment").write_text("x")
+    (folder / "7fffffffffffffff.segment").write_bytes(b"TAPIOSP2")
     (folder / "0000000000000001.segment").write_bytes(b"TAPIOSP9" + b"x" * 50)
     (folder / "0000000000000002.segment").write_bytes(b"")
-    spool = disk.open()
-    spool.append(documents(0, 3))
-    assert drain(spool) == documents(0, 3)
-    assert (folder / "notes.txt").exists()
-    assert (folder / "zz.segment").exists()
-    assert disk.dropped == 1  # another version's: at least one
+    for start in (0, 3):
+        spool = disk.open()
+        spool.append(documents(start, start + 3))
+        assert drain(spool) == documents(start, start + 3)
+    assert {"notes.txt", "zz.segment", "ffffffffffffffff.segment"} <= {path.name for path in folder.iterdir()}
+    aside = sorted(folder.glob("*.aside"))
+    assert [path.read_bytes() for path in aside] == [b"TAPIOSP9" + b"x" * 50, b"TAPIOSP2"]
+    assert disk.dropped == 2  # at least one in each
+    assert "renamed to 0000000000000001.segment." in caplog.text
 
 
 def test_a_failed_append_adds_nothing(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,6 +320,32 @@ def test_a_failed_append_adds_nothing(disk: Disk, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "pwrite", real)
     spool.append(documents(6, 9))
     assert drain(disk.open()) == documents(0, 3) + documents(6, 9)
+
+
+def test_random_damage(disk: Disk) -> None:
+    """Bytes flipped, cut out, put in and zeroed anywhere: what is read is true, in order, and the books balance."""
+    rng = random.Random(23)  # noqa: S311  # reproducible
+    for _ in range(150):
+        for path in (disk.path / ".spool/test").glob("*"):
+            path.unlink()
+        disk.dropped = 0
+        spool = disk.open(max_bytes=64 << 10)  # segments of 8 KiB
+        for number in range(0, 300, 30):
+            spool.append(documents(number, number + 30))
+        spool.acknowledge(spool.take(rng.randrange(1, 100), 1 << 20)[-1])
+        settled = 300 - spool.unread
+        for _ in range(rng.randrange(1, 6)):
+            path = rng.choice(disk.files()[:-1])
+            raw = path.read_bytes()
+            start = rng.randrange(len(raw))
+            stop = start + rng.choice([1, 1, 4, 20, 300])
+            new = rng.choice([b"", rng.randbytes(stop - start), b"\0" * (stop - start), raw[stop - 50 : stop], raw])
+            path.write_bytes(raw[:start] + new + raw[stop:])
+        spool = disk.open(max_bytes=64 << 10)
+        left = drain(spool, limit=rng.randrange(1, 40))
+        assert left == sorted(set(left))
+        assert set(left) <= set(documents(settled, 300))
+        assert len(left) + disk.dropped == 300 - settled
 
 
 def test_random_histories(disk: Disk) -> None:
