@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         screen.table(_COLUMNS, rows)
         for trial in trials:
             for remark in _remarks(trial):
-                screen.paragraph(f"{trial.threshold.key}: {remark}")
+                screen.line(f"{trial.threshold.key}: {remark}")
     screen.flush()
     for note in (skipped_note(directory), reach_note(directory, now_s, since_s)):
         if note:

@@ -107,13 +107,13 @@ class DataDir:
         temporary.rename(self.path / name)
 
     def heartbeat(self, age_s: float = 0.3, observers: Sequence[str] = OBSERVERS, *, now_s: float | None = None,
-                  detached: str = "", **changes: Any) -> None:  # fmt: skip
-        """A heartbeat of an agent that is well, but for `detached` (an observer) and `changes`."""
+                  detached: str = "", lacks: Mapping[str, str] | None = None, **changes: Any) -> None:  # fmt: skip
+        """A heartbeat of an agent that is well, but for `detached` (an observer), `lacks` (why, each) and `changes`."""
         now_ns = int((now_s if now_s is not None else time.time()) * 1e9)
         states = {
             name: {
                 "up": name != detached,
-                "reason": "",
+                "reason": (lacks or {}).get(name, ""),
                 "hooks": [
                     {"name": f"{name}_one", "attached": name != detached, "reason": "", "hits": 7, "run_ns": 1},
                     {"name": f"{name}_two", "attached": True, "hits": 7, "a_field_of_the_future": 1},

@@ -120,6 +120,9 @@ def test_a_heartbeat_that_cannot_be_used(data: DataDir, command: str, heartbeat:
     (line,) = ended.stderr.splitlines()
     assert text in line
     assert ended.stdout.count("unknown") >= len(OBSERVERS)
+    assert "no heartbeat" not in ended.stdout
+    if command == "status":
+        assert ended.stdout.startswith("agent unknown: the heartbeat cannot be read\n")
 
 
 @pytest.mark.parametrize("command", ["status", "health"])
@@ -142,6 +145,40 @@ def test_quiet_is_healthy_and_blind_is_not(data: DataDir) -> None:
     assert "storage is blind: storage_one is detached" in status.stdout
     assert tapio(data.path, "health", "--exit-code").returncode == 10
     assert tapio(data.path, "health", "network", "--exit-code").returncode == 0
+
+
+def test_what_an_observer_lacks_does_not_make_it_look_off(data: DataDir) -> None:
+    """A node without stall events still counts IPC."""
+    data.heartbeat(lacks={"node": "no event for stalled cycles on this CPU: cpu_stall is not available"})
+    status = tapio(data.path, "status")
+    assert status.returncode == 0
+    (row,) = [line for line in status.stdout.splitlines() if line.startswith("node  ")]
+    assert row.split()[1] == "up"
+    remark = "node lacks something: no event for stalled cycles on this CPU: cpu_stall is not available"
+    assert remark in status.stdout
+    health = tapio(data.path, "health", "--exit-code")
+    assert health.returncode == 0
+    assert remark in health.stdout
+    (found,) = [o for o in json.loads(tapio(data.path, "status", "--json").stdout)["observers"] if o["name"] == "node"]
+    assert (found["state"], found["reason"]) == ("up", "no event for stalled cycles on this CPU: cpu_stall is not available")
+
+
+def test_figures_are_whole_at_every_width(data: DataDir) -> None:
+    """Nothing of a status or a verdict is lost in a narrow terminal."""
+    sinks = {"file": {"accepted": 123456789012, "rejected": 4567890, "dropped": 3, "queue": 12345,
+                      "last_error": "no space left on device"}}  # fmt: skip
+    data.heartbeat(sinks=sinks, lacks={"node": "something"})
+    data.add("connection_refused", 5, count=987654321)
+    words = {"status": ["123 456 789 012", "4 567 890", "12 345", "no space left on device", "987 654 321", "2.5"],
+             "health": ["987654321", "degraded"], "health network": ["987654321", "ECONNREFUSED"],
+             "recent": ["Connection refused by", "(987654321 of them)"]}  # fmt: skip
+    for columns in (20, 30, 40, 50, 60, 70, 80, 100, 120, 200):
+        for command, expected in words.items():
+            shown = on_terminal(data.path, columns, *command.split(), NO_COLOR="1")[1]
+            lines = [line for line in shown.splitlines() if not line.startswith("tapio: ")]
+            assert all(len(line) <= columns for line in lines), (columns, shown)
+            together = " ".join(shown.split())
+            assert not [word for word in expected if word not in together], (columns, shown)
 
 
 def test_exit_codes_of_health(data: DataDir) -> None:
@@ -309,14 +346,17 @@ def test_colour_on_a_terminal_only(data: DataDir) -> None:
     assert "\x1b" not in tapio(data.path, "recent").stdout
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", [40, 80, 120])
 def test_screens(data: DataDir, columns: int) -> None:
     """Snapshots of the tables. Delete a file to have it written anew, and look at it."""
     noon = f"NOON{time.gmtime().tm_hour - 12:+d}"  # a zone where it is noon: no occurrence is of another day
     data.heartbeat(detached="storage", observers=OBSERVERS[:3])
     fill(data)
     output = []
-    for arguments in (["status"], ["health"], ["health", "network"], ["recent"], ["recent", "--namespace", "none"]):
+    screens = [["status"], ["health"], ["health", "network"], ["recent"]]
+    if columns > 40:  # else the path is broken into lines
+        screens.append(["recent", "--namespace", "none"])
+    for arguments in screens:
         code, shown = on_terminal(data.path, columns, *arguments, NO_COLOR="1", TZ=noon)
         assert all(len(line) <= columns for line in shown.splitlines())
         output.append(f"$ tapio {' '.join(arguments)}\n{shown}exit code {code}\n")

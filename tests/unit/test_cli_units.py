@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import unicodedata
 from pathlib import Path
 
 import msgspec
@@ -18,7 +20,7 @@ from tapio.cli.filters import Filter, find_type
 from tapio.cli.health import sparkline
 from tapio.cli.judgement import judge, overall, worst_places
 from tapio.cli.screen import Cell, Column, Screen
-from tapio.cli.text import fit, harmless, harmless_json, pad, width, wrap
+from tapio.cli.text import fit, fit_middle, harmless, harmless_json, pad, width, wrap
 from tapio.cli.times import TimeFormat, format_duration, parse_duration
 from tapio.errors import UsageError
 from tapio.occurrence import Occurrence, decode
@@ -59,8 +61,30 @@ def test_times_show_the_date_where_it_is_not_today() -> None:
 @given(st.text())
 def test_harmless_text_holds_nothing_that_a_terminal_obeys(text: str) -> None:
     shown = harmless(text)
-    assert not any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 or c in "\u202e\u2066\u200b\u2028" for c in shown)
-    assert not any("\ud800" <= c <= "\udfff" for c in shown)
+    assert shown.isprintable()
+    assert all(unicodedata.category(c)[0] != "C" and unicodedata.category(c) not in ("Zl", "Zp") for c in shown)
+
+
+# Each is invisible, reorders what stands around it, or moves the cursor.
+UNSEEN = [
+    "\x00", "\x1b", "\x7f", "\x85", "\xad", "\u034f", "\u061c", "\u115f", "\u1160", "\u17b4", "\u180b", "\u180e",
+    "\u2003", "\u200b", "\u200d", "\u200e", "\u200f", "\u2028", "\u2029", "\u202a", "\u202e", "\u2060", "\u2064",
+    "\u2066", "\u2069", "\u206f", "\u2800", "\u3164", "\ufe0f", "\ufeff", "\uffa0", "\ufff9", "\ufffb", "\U0001bca0",
+    "\U0001d173", "\U000e0001", "\U000e0041", "\U000e007f", "\U000e0100", "\U000e0fff", "\U000f0000", "\U0010ffff",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("character", UNSEEN, ids=lambda c: f"U+{ord(c):04X}")
+def test_what_nobody_sees_is_written_out(character: str) -> None:
+    code = ord(character)
+    written = f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
+    assert harmless(f"a{character}b") == f"a{written}b"
+    line = harmless_json(msgspec.json.encode({"comm": f"a{character}b"}).decode())
+    assert line.isascii()
+    assert json.loads(line) == {"comm": f"a{character}b"}
+    # Also when the file itself had it as an escape, beyond U+FFFF as a pair of surrogates.
+    escaped = json.dumps({"comm": f"a{character}b"}).encode()
+    assert harmless_json(msgspec.json.encode(msgspec.json.decode(escaped)).decode()) == line
 
 
 def test_escape_sequences_are_written_out() -> None:
@@ -89,15 +113,77 @@ def test_text_fits(text: str, columns: int) -> None:
 
 def test_a_table_shrinks_to_the_terminal() -> None:
     stream = io.StringIO()
-    screen = Screen(stream, {"COLUMNS": "30"})
+    screen = Screen(stream, {"COLUMNS": "34"})
     columns = (Column("NAME", shrinks=True, least=6), Column("N", right=True), Column("TEXT", wraps=True))
     screen.table(columns, [["a-rather-long-name", "7", "several words that wrap"], ["b", "11", Cell("", "error")]])
     assert stream.getvalue().splitlines() == [
         "NAME     N  TEXT",
-        "a-rat…   7  several words that",
+        "a-…ame   7  several words that",
         "            wrap",
         "b       11",
     ]
+
+
+def test_rows_are_stacked_where_a_table_has_no_room() -> None:
+    """No figure is cut, nothing is left out."""
+    stream = io.StringIO()
+    columns = (Column("OBSERVER"), Column("STATE"), Column("EVENTS/S", right=True), Column("LOST", right=True),
+               Column("WHY", wraps=True))  # fmt: skip
+    rows = [["network", Cell("up", "good"), "123456789.0", "7", ""],
+            ["a-name-wider-than-twenty", "blind", "-", "9" * 30, "the hook is detached"]]  # fmt: skip
+    Screen(stream, {"COLUMNS": "20"}).table(columns, rows)
+    assert stream.getvalue().splitlines() == [
+        "network  up",
+        "  EVENTS/S",
+        "  123456789.0",
+        "  LOST 7",
+        "a-name-wider-than-tw",
+        "enty",
+        "blind",
+        "  EVENTS/S -",
+        "  LOST",
+        "  999999999999999999",
+        "  999999999999",
+        "  the hook is",
+        "  detached",
+    ]
+
+
+@pytest.mark.parametrize("columns", ["9" * 5000, "0" * 5000 + "80", "-1", "x", "٣", "80.5", " 80", "1e3", ""])
+def test_a_width_that_makes_no_sense_is_no_width(columns: str) -> None:
+    assert Screen(io.StringIO(), {"COLUMNS": columns}).columns == 1 << 16
+
+
+@pytest.mark.parametrize(("columns", "used"), [("1", 20), ("40", 40), ("999999999", 1 << 16)])
+def test_widths(columns: str, used: int) -> None:
+    assert Screen(io.StringIO(), {"COLUMNS": columns}).columns == used
+
+
+def test_a_stream_in_a_narrow_terminal_is_stacked(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    rows = lines.Rows(Screen(stream, {"COLUMNS": "40"}), utc=True, stream=True)
+    rows.titles()
+    rows.row(make(tmp_path, "oom_kill", timestamp="2025-04-03T14:23:01.042Z", pod="shop/checkout-api-7f8b9c6d5-x2x4v"))
+    assert stream.getvalue().splitlines() == [
+        "2025-04-03 14:23  critical  oom_kill",
+        "  shop/checkout-api-7f8b9c6d5-x2x4v: OOM",
+        "  kill pid=1234 (usage=512MB,",
+        "  limit=512MB)",
+    ]
+
+
+def test_a_time_of_another_year_is_not_cut_in_a_stream(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    rows = lines.Rows(Screen(stream, {"COLUMNS": "100"}), utc=True, stream=True)
+    rows.row(make(tmp_path, "oom_kill", timestamp="2025-04-03T14:23:01.042Z"))
+    assert stream.getvalue().startswith("2025-04-03 14:23  critical  oom_kill ")
+
+
+def test_the_ends_of_long_names_are_kept() -> None:
+    assert fit_middle("checkout-api-7f8b9c6d5-x2x4v", 16) == "checkou…d5-x2x4v"
+    assert [fit_middle("漢字漢字", columns) for columns in range(9)] == [
+        "", "…", "…", "…字", "…字", "漢…字", "漢…字", "漢…漢字", "漢字漢字",
+    ]  # fmt: skip
 
 
 def test_no_colour_where_it_is_not_wanted() -> None:
@@ -123,7 +209,26 @@ def test_every_type_makes_a_row_and_a_place(tmp_path: Path) -> None:
         assert row[3] not in ("", "-")
     assert lines.where(make(tmp_path, "oom_kill", pod="shop/api-1")) == "shop/api-1"
     assert lines.where(make(tmp_path, "cpu_stall")) == "cpu 3"
+    assert lines.where(make(tmp_path, "oom_kill", comm="[kworker/0:1]", pid=7)) == "[kworker/0:1][7]"
+    assert lines.where(make(tmp_path, "oom_kill", comm="", pid=7)) == "cgroup 8430"
     assert lines.where(make(tmp_path, "io_error")) == "sda"
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"comm": "[kworker/0:1]", "device": "sda"}, "sda"),
+        ({"comm": "[kworker/0:1]"}, "[kworker/0:1] in cgroup 8430"),
+        ({"comm": "[", "cgroup_id": None}, "["),
+        ({"comm": "[x][y]", "cgroup_id": None}, "[x][y]"),
+        ({"comm": "", "cgroup_id": None}, "-"),
+        ({"comm": ""}, "cgroup 8430"),
+    ],
+)
+def test_a_place_always_has_a_name(tmp_path: Path, changes: dict[str, object], place: str) -> None:
+    document = DataDir(tmp_path).document("abnormal_exit")
+    document["data"] = {name: v for name, v in (document["data"] | changes).items() if v is not None}
+    assert lines.place(decode(msgspec.json.encode(document))) == place
 
 
 def test_folded_occurrences_say_so(tmp_path: Path) -> None:
