@@ -15,12 +15,13 @@ _UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
 )
 _MAX_TEXT = 4096
+_MAX_TAIL = 1024
 
 
 def harmless(text: str) -> str:
-    r"""`text` with everything that a terminal would obey written out: '\x1b[31m'. Very long text is cut."""
+    r"""`text` with everything that a terminal would obey written out: '\x1b[31m'. Of very long text the middle goes."""
     if len(text) > _MAX_TEXT:
-        text = text[:_MAX_TEXT] + "…"
+        text = f"{text[: _MAX_TEXT - _MAX_TAIL]}…{text[-_MAX_TAIL:]}"
     if text.isascii() and text.isprintable():
         return text
     return "".join(c if _is_seen(c) else _written_out(ord(c)) for c in text)

@@ -149,18 +149,19 @@ def test_quiet_is_healthy_and_blind_is_not(data: DataDir) -> None:
 
 def test_what_an_observer_lacks_does_not_make_it_look_off(data: DataDir) -> None:
     """A node without stall events still counts IPC."""
-    data.heartbeat(lacks={"node": "no event for stalled cycles on this CPU: cpu_stall is not available"})
+    lacks = "no event for stalled cycles on this CPU: cpu_stall is not available"
+    data.heartbeat(lacks={"node": lacks})
     status = tapio(data.path, "status")
     assert status.returncode == 0
     (row,) = [line for line in status.stdout.splitlines() if line.startswith("node  ")]
     assert row.split()[1] == "up"
-    remark = "node lacks something: no event for stalled cycles on this CPU: cpu_stall is not available"
+    remark = f"node lacks something: {lacks}"
     assert remark in status.stdout
     health = tapio(data.path, "health", "--exit-code")
     assert health.returncode == 0
     assert remark in health.stdout
     (found,) = [o for o in json.loads(tapio(data.path, "status", "--json").stdout)["observers"] if o["name"] == "node"]
-    assert (found["state"], found["reason"]) == ("up", "no event for stalled cycles on this CPU: cpu_stall is not available")
+    assert (found["state"], found["reason"]) == ("up", lacks)
 
 
 def test_figures_are_whole_at_every_width(data: DataDir) -> None:
