@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 
 from tapio.cli import lines, parser
 from tapio.cli.agent_state import read_agent
-from tapio.cli.directory import DataDirectory
+from tapio.cli.directory import DataDirectory, first
 from tapio.cli.filters import Filter, find_type
+from tapio.cli.follow import Follower
 from tapio.cli.health import sparkline
 from tapio.cli.judgement import judge, overall, worst_places
 from tapio.cli.screen import Cell, Column, Screen
+from tapio.cli.seen import Seen
 from tapio.cli.text import fit, fit_middle, harmless, harmless_json, pad, width, wrap
 from tapio.cli.times import TimeFormat, format_duration, parse_duration
 from tapio.errors import UsageError
@@ -346,3 +348,98 @@ def test_sparklines_show_whatever_is_not_zero() -> None:
     assert sparkline([0, 1, 500, 1000]) == "▕ ▁▄█▏"
     assert sparkline([0, 0]) == "▕  ▏"
     assert sparkline([0, 1, 500, 1000], plain=True) == "| .=@|"
+
+
+@given(st.lists(st.text("abc", min_size=1), unique=True), st.integers(1, 5), st.booleans())
+def test_the_first_names(names: list[str], size: int, newest: bool) -> None:
+    assert first(iter(names), size, newest=newest) == sorted(names, reverse=newest)[:size]
+
+
+def test_names_that_were_seen_take_little() -> None:
+    seen, names = Seen(), [f"{name_at(index)}{index % 7:016d}.json" for index in range(20_011)]
+    for name in names[::2] * 2:
+        seen.add(name)
+    assert len(seen) == 10_006
+    assert all(name in seen for name in names[::2])
+    assert not any(name in seen for name in names[1::2])
+    assert seen._slots.itemsize * len(seen._slots) <= 32 * len(seen)
+
+
+def test_what_retention_removed_is_forgotten(tmp_path: Path) -> None:
+    """However many files pass, only those that are there are remembered, and nothing is shown twice."""
+    data = DataDir(tmp_path)
+    stays = data.add("oom_kill", 500)
+    directory = DataDirectory(tmp_path)
+    follower = Follower(directory)
+    shown, kept = [found.id for found in follower.next(0)], []
+    for _ in range(130):
+        kept += [data.add("io_error") for _ in range(97)]
+        while len(kept) > 200:
+            (tmp_path / f"{kept.pop(0)}.json").unlink()
+        shown += [found.id for found in follower.next(0)]
+    late = data.add("oom_kill", 100_000)
+    shown += [found.id for found in follower.next(0)]
+    data.write(f"{stays}.json", (tmp_path / f"{stays}.json").read_bytes())
+    data.write(f"{kept[0]}.json", (tmp_path / f"{kept[0]}.json").read_bytes())
+    assert list(follower.next(0.1)) == []
+    follower.close()
+    assert len(shown) == len(set(shown))
+    assert stays not in shown
+    assert late in shown
+    assert len(shown) + directory.gone == 130 * 97 + 1
+    assert len(follower._seen) < 10_000
+
+
+def documents(tmp_path: Path) -> list[Occurrence]:
+    """One of each type, with and without a pod."""
+    return [make(tmp_path, what, pod=pod) for what in FACTS for pod in ("", "shop/api-1", "größe/api-2*")]
+
+
+RULES: list[dict[str, object]] = [
+    {}, {"observers": frozenset({"network", "node"})}, {"types": frozenset({"kernel.container.oom_kill"})},
+    {"least_severity": "error"}, {"least_severity": "debug"}, {"namespaces": ("sh*p",)}, {"pods": ("*-[12]",)},
+    {"namespaces": ("größe",)}, {"pods": ("none", "api-?")}, {"pods": ("*",)}, {"pods": ("größe/*",)},
+    {"pods": ("",)}, {"pods": ("\udcff",)}, {"least_severity": "warning", "pods": ("api-1",), "namespaces": ("shop",)},
+]  # fmt: skip
+
+
+TAKES_ALL: list[dict[str, object]] = [
+    {}, {"least_severity": "debug"}, {"pods": ("*",)}, {"pods": ("*-[12]",)}, {"pods": ("",)},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("rules", RULES, ids=str)
+def test_the_byte_test_loses_nothing(tmp_path: Path, rules: dict[str, object]) -> None:
+    """Whatever passes the filter passes the byte test too, however its JSON is written."""
+    wanted = Filter(**rules)  # type: ignore[arg-type]
+    byte_test, left_out = wanted.byte_test(), 0
+    for occurrence in documents(tmp_path):
+        plain = msgspec.to_builtins(occurrence)
+        every = "".join(f"\\u{ord(c):04x}" for c in occurrence.type)
+        for written in (
+            msgspec.json.encode(occurrence),
+            json.dumps(plain).encode(),  # ü as an escape
+            json.dumps(plain, indent=1, ensure_ascii=False).encode(),
+            json.dumps(plain, ensure_ascii=False).replace("/", "\\/").encode(),
+            json.dumps(plain).replace(occurrence.type, every).encode(),
+        ):
+            assert decode(written) == occurrence
+            if byte_test is None or byte_test(written):
+                continue
+            assert not wanted.passes(occurrence)
+            left_out += 1
+    assert (byte_test is None) == (rules == {})
+    assert left_out or rules in TAKES_ALL
+
+
+def test_damaged_files_are_counted_behind_a_filter(tmp_path: Path) -> None:
+    """What was cut short or bears another name is not passed over as unwanted."""
+    data = DataDir(tmp_path)
+    whole = msgspec.json.encode(data.document("oom_kill"))
+    for content in (whole[:200], b"", b"\0" * 400, b"\xff" + whole):
+        data.write(f"{data.document('oom_kill')['id']}.json", content)
+    data.write(f"{data.document('oom_kill')['id']}.json", whole)
+    directory = DataDirectory(tmp_path)
+    wanted = Filter(types=frozenset({"kernel.storage.io_error"}))
+    assert list(directory.occurrences(0, wanted.byte_test())) == []
+    assert directory.skipped == {"damaged": 4, "foreign": 1}
