@@ -201,6 +201,15 @@ def test_an_agent_without_files_tells_nothing(data: DataDir) -> None:
     assert "the agent writes no files" in status.stdout
 
 
+def test_health_says_why_it_cannot_judge_without_files(data: DataDir) -> None:
+    data.heartbeat(sinks={"stdout": {"accepted": 5, "rejected": 0, "dropped": 0, "queue": 0, "last_error": ""}})
+    ended = tapio(data.path, "health")
+    assert ended.stdout.startswith("node is unknown")
+    assert ended.stderr == "tapio: the agent writes no files, so nothing can be judged: start it with --sink=file\n"
+    (note,) = json.loads(tapio(data.path, "health", "--json").stdout)["notes"]
+    assert note in ended.stderr
+
+
 def test_status_says_how_far_the_files_reach(data: DataDir) -> None:
     """Retention removed what the agent wrote since its start: the sums are lower bounds."""
     for ago_s in (30, 90):

@@ -151,7 +151,7 @@ def test_what_a_stream_holds_back_comes_with_the_next_call(data: DataDir) -> Non
             seen.append([found["id"] for found in streamed["occurrences"]])
             assert streamed["truncated"] == ("there may be more: call again" if len(seen[-1]) == 7 else "")
         assert max(map(len, seen)) == 7
-        assert sorted(sum(seen, [])) == sorted(new)
+        assert sorted(identity for part in seen for identity in part) == sorted(new)
 
     talk(data, conversation)
 

@@ -20,6 +20,7 @@ from tapio.cli.filters import Filter, find_type
 from tapio.cli.follow import Follower
 from tapio.cli.health import sparkline
 from tapio.cli.judgement import judge, overall, worst_places
+from tapio.cli.probe import is_own
 from tapio.cli.screen import Cell, Column, Screen
 from tapio.cli.seen import Seen
 from tapio.cli.text import fit, fit_middle, harmless, harmless_json, pad, width, wrap
@@ -332,6 +333,47 @@ def test_what_tapio_causes_itself_does_not_degrade(tmp_path: Path) -> None:
     assert verdicts(tmp_path)["container"] == "healthy"
     data.add("oom_kill", 60, now_s=NOW_S, comm="tapio")
     assert verdicts(tmp_path)["container"] == "critical"
+
+
+PROBE, LOOPBACK = "tapio-st-0a1b2c", "127.0.0.1"
+SHOP = {"node": "n", "namespace": "shop", "entities": [{"kind": "pod", "id": "shop/a", "name": "a"}]}
+
+
+@pytest.mark.parametrize(
+    ("what", "changes", "own"),
+    [
+        # the command's own ends
+        ("abnormal_exit", {"comm": "tapio", "exit_code": 1}, True),
+        ("abnormal_exit", {"comm": "tapio", "exit_code": 10}, True),
+        ("abnormal_exit", {"comm": "tapio", "exit_code": 130, "signal": 2}, True),
+        ("abnormal_exit", {"comm": "tapio", "exit_code": 129, "signal": 1}, True),
+        ("abnormal_exit", {"comm": "tapio", "exit_code": 141, "signal": 13}, True),
+        ("abnormal_exit", {"comm": "tapio", "exit_code": 139, "signal": 11}, False),  # it crashed
+        ("abnormal_exit", {"comm": "tapio", "exit_code": 137, "signal": 9}, False),  # somebody killed it
+        ("abnormal_exit", {"comm": "tapio", "exit_code": 3}, False),
+        ("abnormal_exit", {"comm": "tapio-agent", "exit_code": 1}, False),
+        ("oom_kill", {"comm": "tapio"}, False),
+        # the faults of a selftest
+        ("abnormal_exit", {"comm": PROBE, "exit_code": 97}, True),
+        ("abnormal_exit", {"comm": PROBE, "exit_code": 143, "signal": 15}, True),
+        ("abnormal_exit", {"comm": PROBE, "exit_code": 3}, False),
+        ("oom_kill", {"comm": PROBE, "memory_limit_bytes": 32 << 20}, True),
+        ("oom_kill", {"comm": PROBE, "memory_limit_bytes": 64 << 20}, False),
+        ("connection_refused", {"comm": PROBE, "dst_ip": LOOPBACK}, True),
+        ("connection_refused", {"comm": PROBE, "dst_ip": "10.0.0.9"}, False),
+        ("connection_timeout", {"comm": PROBE, "dst_ip": LOOPBACK}, False),
+        ("io_error", {"comm": PROBE}, False),
+        # a name alone hides nothing
+        ("abnormal_exit", {"comm": PROBE + "d", "exit_code": 97}, False),
+        ("abnormal_exit", {"comm": "tapio-st-XYZXYZ", "exit_code": 97}, False),
+        ("abnormal_exit", {"comm": PROBE, "exit_code": 97, "context": SHOP}, False),  # a pod's always counts
+    ],
+)
+def test_what_counts_as_tapios_own(tmp_path: Path, what: str, changes: dict[str, object], own: bool) -> None:
+    document = DataDir(tmp_path).document(what)
+    for name, value in changes.items():
+        (document if name == "context" else document["data"])[name] = value
+    assert is_own(decode(msgspec.json.encode(document))) is own
 
 
 def test_the_worst_place_comes_first(tmp_path: Path) -> None:
