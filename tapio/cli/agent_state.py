@@ -120,9 +120,9 @@ def _condition(heartbeat: Heartbeat, age_s: float) -> tuple[AgentCondition, str]
         return "stale", f"the last heartbeat is {ago} old: the agent (pid {heartbeat.pid}) is dead, stuck or frozen"
     if age_s < -STALE_AFTER_S:
         return "stale", f"the last heartbeat is {ago} in the future: the clock stepped back and no agent wrote since"
-    detached = any(not hook.attached for state in heartbeat.observers.values() for hook in state.hooks)
-    # A detached hook makes its observer blind, no other; every other trouble is the whole agent's.
-    if heartbeat.trouble and (not detached or "not drained" in heartbeat.trouble):
+    blind = any(state.hooks and not state.up for state in heartbeat.observers.values())
+    # A detached hook or a missing canary makes its observer blind, no other; other trouble is the whole agent's.
+    if heartbeat.trouble and (not blind or "not drained" in heartbeat.trouble):
         return "stalled", f"the agent says that it is not well: {heartbeat.trouble}"
     return "running", ""
 

@@ -49,6 +49,7 @@ class DataDirectory:
         self.path = path
         self.shown = harmless(str(path))  # the path in what is said about it
         self.skipped: Counter[str] = Counter()
+        self.newest = ""  # the first name of the latest `newest_first`
         self.gone = 0  # files that retention removed between being seen and being read
         try:
             self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -80,6 +81,8 @@ class DataDirectory:
         while True:
             within = (n for n in self.names() if n >= floor and (not ceiling or n < ceiling))
             portion = first(within, size, newest=True)
+            if portion and not ceiling:
+                self.newest = portion[0]
             yield from portion
             if len(portion) < size:
                 return

@@ -70,7 +70,7 @@ class Filter(msgspec.Struct, frozen=True):
         backslash always passes.
         """
         every = [
-            [f'"kernel.{name}.' for name in self.observers],
+            [text for name in self.observers for text in (f".{name}.", f'"{name}"')],  # of its type, or data.observer
             [f'"{name}"' for name in self.types],
             [_literal(pattern) for pattern in self.namespaces],
             [_literal(pattern) for pattern in self.pods],

@@ -15,7 +15,7 @@ from tapio.cli.agent_state import Agent, read_agent, reasons, without_directory
 from tapio.cli.directory import DataDirectory, find_directory
 from tapio.cli.filters import find_observer
 from tapio.cli.judgement import Judged, Verdict, judge, overall, worst_places
-from tapio.cli.notes import loss_notes, reach_note, skipped_note
+from tapio.cli.notes import future_note, loss_notes, reach_note, skipped_note
 from tapio.cli.screen import Cell, Column, Screen, warn
 from tapio.cli.times import format_duration, parse_duration
 from tapio.errors import StoreError
@@ -62,6 +62,7 @@ def assess(path: Path, window_s: float, now_s: float, chosen: str = "") -> Asses
         notes = [
             blind if agent.is_live and not agent.writes_files else "",
             skipped_note(directory),
+            future_note(directory, now_s),
             reach_note(directory, now_s, window_s, agent),
             *loss_notes(agent),
         ]

@@ -43,7 +43,10 @@ def _what(occurrence: Occurrence) -> str:
     if pod is not None:
         return cut(pod.id)
     data = occurrence.data
-    for name, text in (("device", "{}"), ("comm", "{}"), ("cpu", "cpu {}"), ("cgroup_id", "cgroup {}")):
+    for name, text in (
+        *(("device", "{}"), ("comm", "{}"), ("cpu", "cpu {}"), ("cgroup_id", "cgroup {}")),
+        ("observer", "tapio's {} observer"),
+    ):
         if data.get(name) not in (None, ""):
             return cut(text.format(data[name]))
     return "-"
@@ -74,7 +77,7 @@ def cells(occurrence: Occurrence, times: TimeFormat) -> list[Cell | str]:
     return [
         times.timestamp(occurrence.timestamp),
         Cell(occurrence.severity, occurrence.severity),
-        short_type(occurrence.type),
+        cut(short_type(occurrence.type)),
         where(occurrence),
         message,
     ]

@@ -24,6 +24,7 @@ _STYLES = {
 }
 _GAP = "  "
 _UNLIMITED = 1 << 16
+_WIDEST = 80
 _LEAST_COLUMNS = 20
 _LEAST_WRAPPED = 20  # narrower text is hard to read: then rows are stacked
 _NUMBER = re.compile(r"[1-9][0-9]{0,8}")
@@ -83,6 +84,8 @@ class Screen:
             max([width(column.title), *(width(row[index].text) for row in cells)])
             for index, column in enumerate(columns)
         ]
+        if self.columns == _UNLIMITED:  # one absurd name must not fill every line of a pipe with spaces
+            widths = [min(wide, _WIDEST) for wide in widths]
         if not self._shrink(columns, widths):
             for row in cells:
                 self.stack(columns, row)
@@ -111,8 +114,9 @@ class Screen:
             cell = _cell(value)
             text, style = cell.text, cell.style
             if column.wraps:
-                text, *more = wrap(text, max(_LEAST_WRAPPED, min(wide, self.columns - indent)))
-            elif column.shrinks:
+                room = self.columns - indent
+                text, *more = wrap(text, max(_LEAST_WRAPPED, room if self.columns == _UNLIMITED else min(wide, room)))
+            elif column.shrinks and self.columns < _UNLIMITED:
                 text = fit_middle(text, wide)
             if column is not columns[-1] or column.right:
                 text = pad(text, max(wide, width(text)), right=column.right)

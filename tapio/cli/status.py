@@ -9,7 +9,7 @@ from typing import Any
 
 from tapio.cli.agent_state import Agent, View, read_agent, reasons, without_directory
 from tapio.cli.directory import DataDirectory, find_directory
-from tapio.cli.notes import skipped_note
+from tapio.cli.notes import future_note, skipped_note
 from tapio.cli.screen import Cell, Column, Screen, warn
 from tapio.cli.tally import WINDOWS, Tally, tally
 from tapio.cli.times import format_duration, unix_s
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     else:
         agent = read_agent(directory, now_s)
         counted = tally(directory, agent, now_s)
-        note = skipped_note(directory)
+        note = "; ".join(found for found in (skipped_note(directory), future_note(directory, now_s)) if found)
     if arguments.json:
         screen.json(_document(agent, counted, note))
     else:

@@ -147,6 +147,20 @@ def test_quiet_is_healthy_and_blind_is_not(data: DataDir) -> None:
     assert tapio(data.path, "health", "network", "--exit-code").returncode == 0
 
 
+def test_an_observer_that_is_attached_and_sees_nothing_is_blind(data: DataDir) -> None:
+    """Its canaries do not come back: only the reason tells, every hook is attached."""
+    why = "its canary did not come back 3 times"
+    data.heartbeat(blind={"network": why})
+    status = tapio(data.path, "status")
+    assert status.returncode == 1
+    assert status.stdout.startswith("agent running")
+    assert f"network is blind: {why}" in status.stdout
+    assert tapio(data.path, "health", "network", "--exit-code").returncode == 10
+    assert tapio(data.path, "health", "storage", "--exit-code").returncode == 0
+    (found, *_) = json.loads(tapio(data.path, "status", "--json").stdout)["observers"]
+    assert (found["state"], found["reason"]) == ("blind", why)
+
+
 def test_what_an_observer_lacks_does_not_make_it_look_off(data: DataDir) -> None:
     """A node without stall events still counts IPC."""
     lacks = "no event for stalled cycles on this CPU: cpu_stall is not available"
@@ -208,6 +222,18 @@ def test_health_says_why_it_cannot_judge_without_files(data: DataDir) -> None:
     assert ended.stderr == "tapio: the agent writes no files, so nothing can be judged: start it with --sink=file\n"
     (note,) = json.loads(tapio(data.path, "health", "--json").stdout)["notes"]
     assert note in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "health"])
+def test_occurrences_from_the_future_are_pointed_out(data: DataDir, command: str) -> None:
+    """The clock stepped back: they count, because the agent's next ones have such ids too."""
+    data.heartbeat()
+    data.add("oom_kill", -30)
+    assert tapio(data.path, command).stderr == ""
+    data.add("oom_kill", -7259)
+    ended = tapio(data.path, command)
+    assert ended.stderr.startswith("tapio: the newest occurrence is 2 h in the future: the clock stepped back")
+    assert json.loads(tapio(data.path, "status", "--json").stdout)["observers"][1]["anomalies"]["5m"] == 2
 
 
 def test_status_says_how_far_the_files_reach(data: DataDir) -> None:

@@ -49,7 +49,8 @@ def data(tmp_path: Path) -> DataDir:
 @pytest.mark.parametrize(
     "command",
     [["status"], ["status", "--json"], ["recent"], ["recent", "--json", "--type", "oom_kill"], ["health"],
-     ["health", "network"], ["tune", "--set", "storage.warning_ms=99"], ["completion", "bash"], ["watch", "--since", "1m", "--limit", "1"]],
+     ["health", "network"], ["tune", "--set", "storage.warning_ms=99"], ["completion", "bash"],
+     ["watch", "--since", "1m", "--limit", "1"]],
     ids=" ".join,
 )  # fmt: skip
 def test_every_command_runs_on_a_mac(data: DataDir, command: list[str]) -> None:

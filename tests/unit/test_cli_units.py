@@ -182,6 +182,16 @@ def test_a_time_of_another_year_is_not_cut_in_a_stream(tmp_path: Path) -> None:
     assert stream.getvalue().startswith("2025-04-03 14:23  critical  oom_kill ")
 
 
+def test_an_absurd_name_does_not_widen_every_line_of_a_pipe() -> None:
+    stream = io.StringIO()
+    rows = [["x" * 500, "7", "m" * 300], ["b", "11", "short"]]
+    Screen(stream, {}).table((Column("NAME", shrinks=True), Column("N", right=True), Column("TEXT", wraps=True)), rows)
+    title, long, short = stream.getvalue().splitlines()
+    assert long == f"{'x' * 500}   7  {'m' * 300}"
+    assert short == f"{'b':80}  11  short"
+    assert title.split() == ["NAME", "N", "TEXT"]
+
+
 def test_the_ends_of_long_names_are_kept() -> None:
     assert fit_middle("checkout-api-7f8b9c6d5-x2x4v", 16) == "checkou…d5-x2x4v"
     assert [fit_middle("漢字漢字", columns) for columns in range(9)] == [
