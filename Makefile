@@ -3,6 +3,7 @@
 # make test    setup, then every test; as root, because the tests make real faults in this kernel
 # make lint    setup, then every check of style and types
 # make names   tapio/otel_names.py from otel/schema
+# make man     tapio/cli/tapio.1 from the definitions of the command line
 # make collector  builds the OpenTelemetry Collector of the tests (needs Go) and prints where it is
 # make lock    resolve the dependencies anew into requirements*.lock
 
@@ -54,6 +55,9 @@ format: setup
 names: setup
 	$(PYTHON) tools/generate-names
 
+man: setup
+	$(PYTHON) tools/generate-man
+
 collector:
 	@tools/build-collector
 
@@ -67,4 +71,4 @@ clean:
 	$(MAKE) -C ebpf clean
 	rm -rf $(VENV)
 
-.PHONY: setup packages objects run test lint format names collector lock clean
+.PHONY: setup packages objects run test lint format names man collector lock clean

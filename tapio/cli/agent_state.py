@@ -21,7 +21,7 @@ Condition = Literal["up", "blind", "off", "unknown"]
 
 
 class View(msgspec.Struct, frozen=True):
-    """One observer as a reader may take it. `reason` says why it is not up."""
+    """One observer as a reader may take it. `reason` says why it is not up, or what it lacks although it is."""
 
     name: str
     condition: Condition
@@ -30,13 +30,17 @@ class View(msgspec.Struct, frozen=True):
 
 
 class Agent(msgspec.Struct, frozen=True):
-    """The agent as far as its heartbeat tells. `explanation` is a line for the user, '' when all is well."""
+    """The agent as far as its heartbeat tells. `explanation` is a line for the user, '' when all is well.
+
+    `brief`: in a few words why there is no heartbeat to go by.
+    """
 
     condition: AgentCondition
     explanation: str
     heartbeat: Heartbeat | None
     age_s: float | None
     observers: tuple[View, ...]
+    brief: str = ""
 
     @property
     def is_live(self) -> bool:
@@ -60,13 +64,17 @@ class Agent(msgspec.Struct, frozen=True):
 
 
 def reasons(views: Iterable[View]) -> Iterator[str]:
-    """Lines that say why observers are blind or off; those with the same reason share a line."""
+    """Lines that say why observers are blind or off, or what they lack; those with the same reason share a line."""
     groups: dict[tuple[str, str], list[str]] = {}
     for view in views:
-        if view.condition in ("blind", "off") and view.reason:
+        if view.condition != "unknown" and view.reason:
             groups.setdefault((view.condition, view.reason), []).append(view.name)
     for (condition, reason), names in groups.items():
-        yield f"{', '.join(names)} {'are' if len(names) > 1 else 'is'} {condition}: {reason}"
+        if condition == "up":
+            what = "lack something" if len(names) > 1 else "lacks something"
+        else:
+            what = f"{'are' if len(names) > 1 else 'is'} {condition}"
+        yield f"{', '.join(names)} {what}: {reason}"
 
 
 def read_agent(directory: DataDirectory, now_s: float) -> Agent:
@@ -77,14 +85,16 @@ def read_agent(directory: DataDirectory, now_s: float) -> Agent:
         if heartbeat is not None:
             unix_s(heartbeat.started_at)
     except HeartbeatError as error:
-        return _without("unreadable", str(error))
+        return _without("unreadable", str(error), "the heartbeat cannot be read")
     except (ValueError, OverflowError) as error:
-        return _without("unreadable", f"reading the heartbeat in {directory.shown}: its times are damaged: {error}")
+        explanation = f"reading the heartbeat in {directory.shown}: its times are damaged: {error}: restart the agent"
+        return _without("unreadable", explanation, "the heartbeat cannot be read")
     if heartbeat is None or age_s is None:
         return _without(
             "missing",
             f"no heartbeat in {directory.shown}: no agent ever ran with this data directory: "
             "start tapio-agent, or choose its directory with --data-dir",
+            "no heartbeat",
         )
     condition, explanation = _condition(heartbeat, age_s)
     names = dict.fromkeys([*OBSERVERS, *heartbeat.observers])
@@ -94,12 +104,12 @@ def read_agent(directory: DataDirectory, now_s: float) -> Agent:
 
 def without_directory(explanation: str) -> Agent:
     """What is known where not even the data directory can be read: nothing."""
-    return _without("missing", explanation)
+    return _without("missing", explanation, "the data directory cannot be read")
 
 
-def _without(condition: AgentCondition, explanation: str) -> Agent:
-    views = tuple(View(name, "unknown", "no heartbeat to tell", None) for name in OBSERVERS)
-    return Agent(condition, explanation, None, None, views)
+def _without(condition: AgentCondition, explanation: str, brief: str) -> Agent:
+    views = tuple(View(name, "unknown", brief, None) for name in OBSERVERS)
+    return Agent(condition, explanation, None, None, views, brief)
 
 
 def _condition(heartbeat: Heartbeat, age_s: float) -> tuple[AgentCondition, str]:
@@ -110,9 +120,9 @@ def _condition(heartbeat: Heartbeat, age_s: float) -> tuple[AgentCondition, str]
         return "stale", f"the last heartbeat is {ago} old: the agent (pid {heartbeat.pid}) is dead, stuck or frozen"
     if age_s < -STALE_AFTER_S:
         return "stale", f"the last heartbeat is {ago} in the future: the clock stepped back and no agent wrote since"
-    detached = any(not hook.attached for state in heartbeat.observers.values() for hook in state.hooks)
-    # A detached hook makes its observer blind, no other; every other trouble is the whole agent's.
-    if heartbeat.trouble and (not detached or "not drained" in heartbeat.trouble):
+    blind = any(state.hooks and not state.up for state in heartbeat.observers.values())
+    # A detached hook or a missing canary makes its observer blind, no other; other trouble is the whole agent's.
+    if heartbeat.trouble and (not blind or "not drained" in heartbeat.trouble):
         return "stalled", f"the agent says that it is not well: {heartbeat.trouble}"
     return "running", ""
 
@@ -129,4 +139,4 @@ def _view(name: str, state: ObserverState | None, condition: AgentCondition, exp
         return View(name, "blind", "; ".join(detached), state)
     if not state.up:
         return View(name, "blind", state.reason or "it is not up", state)
-    return View(name, "up", "", state)
+    return View(name, "up", state.reason, state)

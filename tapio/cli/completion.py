@@ -54,6 +54,7 @@ _tapio() {{
     done
     case "$previous" in
         --data-dir) COMPREPLY=($(compgen -d -- "$current")); return ;;
+        --config) COMPREPLY=($(compgen -f -- "$current")); return ;;
 {values}
     esac
     [ -n "$words" ] || case "$command" in
@@ -80,6 +81,7 @@ _tapio() {{
     )
     case "$words[CURRENT-1]" in
         --data-dir) _files -/; return ;;
+        --config) _files; return ;;
 {values}
     esac
     local command="${{words[(r)({"|".join(commands)})]}}"
@@ -99,6 +101,8 @@ def _fish(commands: dict[str, tuple[str, list[str]]]) -> str:
         for flag in flags:
             if flag == "--data-dir":
                 lines.append(f"complete -c tapio {seen} -l data-dir -x -a '(__fish_complete_directories)'")
+            elif flag == "--config":
+                lines.append(f"complete -c tapio {seen} -l config -r -F")
             elif flag.startswith("--"):
                 values = f" -x -a '{' '.join(_VALUES[flag])}'" if flag in _VALUES else ""
                 lines.append(f"complete -c tapio {seen} -l {flag[2:]}{values}")

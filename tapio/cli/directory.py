@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import heapq
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -25,10 +24,13 @@ from tapio.occurrence import Occurrence, decode
 from tapio.store import HEARTBEAT, emission_ms, is_occurrence_name, name_at
 
 _MAX_DOCUMENT = 1 << 20
-_PORTIONS = 256, 4096, 16384  # few names suffice mostly; the last size repeats
+_BLOCK = 1 << 16
+_PORTIONS = 256, 4096, 32768  # few names suffice mostly; the last size repeats
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # non-blocking: a FIFO must not hang the reader
 
 SKIPPED = ("damaged", "foreign", "too_large", "unreadable")
+
+ByteTest = Callable[[bytes], bool]
 
 
 class Stock(msgspec.Struct, frozen=True):
@@ -47,6 +49,7 @@ class DataDirectory:
         self.path = path
         self.shown = harmless(str(path))  # the path in what is said about it
         self.skipped: Counter[str] = Counter()
+        self.newest = ""  # the first name of the latest `newest_first`
         self.gone = 0  # files that retention removed between being seen and being read
         try:
             self.descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -77,7 +80,9 @@ class DataDirectory:
         size = next(sizes)
         while True:
             within = (n for n in self.names() if n >= floor and (not ceiling or n < ceiling))
-            portion = heapq.nlargest(size, within)
+            portion = first(within, size, newest=True)
+            if portion and not ceiling:
+                self.newest = portion[0]
             yield from portion
             if len(portion) < size:
                 return
@@ -93,8 +98,11 @@ class DataDirectory:
                 oldest = name
         return Stock(files, emission_ms(oldest) if oldest else 0, since)
 
-    def read(self, name: str) -> Occurrence | None:
-        """The occurrence in the file; None, and counted, when there is none."""
+    def read(self, name: str, byte_test: ByteTest | None = None) -> Occurrence | None:
+        """The occurrence in the file; None, and counted, when there is none.
+
+        None also where `byte_test` says of a whole document that nobody wants it: most of the cost is in decoding.
+        """
         try:
             document = self._read(name)
         except OSError as error:
@@ -102,6 +110,8 @@ class DataDirectory:
             return None
         if len(document) > _MAX_DOCUMENT:
             self.skipped["too_large"] += 1
+            return None
+        if byte_test is not None and _looks_whole(document, name) and not byte_test(document):
             return None
         try:
             occurrence = decode(document)
@@ -113,10 +123,10 @@ class DataDirectory:
             return None
         return occurrence
 
-    def occurrences(self, since_ms: int = 0) -> Iterator[Occurrence]:
-        """All occurrences that can be read, newest first."""
+    def occurrences(self, since_ms: int = 0, byte_test: ByteTest | None = None) -> Iterator[Occurrence]:
+        """All occurrences that can be read, newest first; `byte_test` may leave some out without decoding them."""
         for name in self.newest_first(since_ms):
-            occurrence = self.read(name)
+            occurrence = self.read(name, byte_test)
             if occurrence is not None:
                 yield occurrence
 
@@ -134,8 +144,11 @@ class DataDirectory:
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise OSError(errno.ELOOP, "not a file")
-            parts, left = [], _MAX_DOCUMENT + 1
-            while left > 0 and (part := os.read(descriptor, min(left, 65536))):
+            document = os.read(descriptor, _BLOCK)
+            if len(document) < _BLOCK:  # nearly every file
+                return document
+            parts, left = [document], _MAX_DOCUMENT + 1 - len(document)
+            while left > 0 and (part := os.read(descriptor, min(left, _BLOCK))):
                 parts.append(part)
                 left -= len(part)
             return b"".join(parts)
@@ -160,6 +173,27 @@ class DataDirectory:
         """Let go of the directory."""
         with contextlib.suppress(OSError):
             os.close(self.descriptor)
+
+
+def first(names: Iterable[str], size: int, *, newest: bool) -> list[str]:
+    """The newest or oldest names, sorted, at most `size`; never more than twice as many are held."""
+    kept: list[str] = []
+    bound = ""
+    for name in names:
+        if bound and (name < bound if newest else name > bound):
+            continue
+        kept.append(name)
+        if len(kept) == 2 * size:
+            kept.sort(reverse=newest)
+            del kept[size:]
+            bound = kept[-1]
+    kept.sort(reverse=newest)
+    return kept[:size]
+
+
+def _looks_whole(document: bytes, name: str) -> bool:
+    """Whether this is a document that was not cut short, with the id of its name: what is not, must be counted."""
+    return document[:1] == b"{" and document[-1:] == b"}" and f'"{name[:-5]}"'.encode() in document
 
 
 def find_directory(flag: str | None) -> Path:

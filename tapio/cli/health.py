@@ -15,7 +15,7 @@ from tapio.cli.agent_state import Agent, read_agent, reasons, without_directory
 from tapio.cli.directory import DataDirectory, find_directory
 from tapio.cli.filters import find_observer
 from tapio.cli.judgement import Judged, Verdict, judge, overall, worst_places
-from tapio.cli.notes import loss_notes, reach_note, skipped_note
+from tapio.cli.notes import future_note, loss_notes, reach_note, skipped_note
 from tapio.cli.screen import Cell, Column, Screen, warn
 from tapio.cli.times import format_duration, parse_duration
 from tapio.errors import StoreError
@@ -62,6 +62,7 @@ def assess(path: Path, window_s: float, now_s: float, chosen: str = "") -> Asses
         notes = [
             blind if agent.is_live and not agent.writes_files else "",
             skipped_note(directory),
+            future_note(directory, now_s),
             reach_note(directory, now_s, window_s, agent),
             *loss_notes(agent),
         ]
@@ -105,22 +106,23 @@ def _draw_all(screen: Screen, agent: Agent, judged: list[Judged]) -> None:
     ]
     screen.table(_COLUMNS, rows)
     for line in reasons(agent.observers if agent.is_live else ()):
-        screen.paragraph(line)
+        screen.line(line)
     places = list(worst_places(judged))
     if places:
         screen.line()
         screen.table(_PLACE_COLUMNS, [[name, Cell(worst, worst), str(count)] for name, worst, count in places])
     own = sum(found.own for found in judged)
     if own:
-        screen.paragraph(f"{own} more came from tapio itself and do not count")
+        screen.line(f"{own} more came from tapio itself and do not count")
 
 
 def _draw_one(screen: Screen, judged: Judged, window_s: float, *, utc: bool) -> None:
     if judged.reason:
-        screen.paragraph(judged.reason)
-    bucket = format_duration(window_s / _BUCKETS)
-    screen.line(sparkline(judged.timeline, plain=not screen.has_unicode))
-    screen.line(f"one bar: {bucket}, the highest: {max(judged.timeline)}")
+        screen.line(judged.reason)
+    together = -(-_BUCKETS // (screen.columns - 2))  # parts of the timeline that share a bar
+    bars = [sum(judged.timeline[at : at + together]) for at in range(0, _BUCKETS, together)]
+    screen.line(sparkline(bars, plain=not screen.has_unicode))
+    screen.line(f"one bar: {format_duration(together * window_s / _BUCKETS)}, the highest: {max(bars)}")
     if judged.keys:
         screen.line()
         screen.table(_KEY_COLUMNS, [[str(count), name] for name, count in judged.keys.most_common(5)])
@@ -128,11 +130,11 @@ def _draw_one(screen: Screen, judged: Judged, window_s: float, *, utc: bool) -> 
         screen.line()
         lines.Rows(screen, utc=utc).draw(judged.last)
     if judged.own:
-        screen.paragraph(f"{judged.own} more came from tapio itself and do not count")
+        screen.line(f"{judged.own} more came from tapio itself and do not count")
 
 
 def sparkline(values: list[int], *, plain: bool = False) -> str:
-    """Bars of eight heights between two edges. Whatever is not zero shows. `plain`: ASCII."""
+    """Bars of eight heights between two edges, one for each value. Whatever is not zero shows. `plain`: ASCII."""
     highest, bars = max(values) or 1, _PLAIN_BARS if plain else _BARS
     line = "".join(bars[-(-8 * value // highest)] for value in values)
     return f"|{line}|" if plain else f"▕{line}▏"

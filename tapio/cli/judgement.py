@@ -92,7 +92,7 @@ def key(occurrence: Occurrence) -> str:
         parts.append(f"signal {data['signal']}")
     elif "exit_code" in data:
         parts.append(f"exit code {data['exit_code']}")
-    return " ".join(parts)
+    return " ".join(lines.cut(part) for part in parts)
 
 
 def _verdict(judged: Judged, view: View, agent: Agent) -> tuple[Verdict, str]:

@@ -8,6 +8,9 @@ from tapio.cli.agent_state import Agent, read_agent
 from tapio.cli.directory import SKIPPED, DataDirectory
 from tapio.cli.tally import covers_s
 from tapio.cli.times import format_duration
+from tapio.store import emission_ms
+
+_AHEAD_S = 60.0
 
 
 def skipped_note(directory: DataDirectory) -> str:
@@ -19,6 +22,15 @@ def skipped_note(directory: DataDirectory) -> str:
         f"{directory.skipped[reason]} {reason.replace('_', ' ')}" for reason in SKIPPED if directory.skipped[reason]
     )
     return f"skipped {total} file{'s' if total > 1 else ''} in {directory.shown}: {reasons}"
+
+
+def future_note(directory: DataDirectory, now_s: float) -> str:
+    """That the newest occurrence that was looked at has an id from the future; '' when it has not."""
+    ahead_s = emission_ms(directory.newest) / 1000 - now_s if directory.newest else 0.0
+    if ahead_s < _AHEAD_S:
+        return ""
+    ago = format_duration(ahead_s)
+    return f"the newest occurrence is {ago} in the future: the clock stepped back, older ones may count as recent"
 
 
 def loss_notes(agent: Agent) -> Iterator[str]:

@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     limit = parse_limit(arguments.limit) or DEFAULT_LIMIT
     since_ms = int((now_s - parse_duration(arguments.since)) * 1000) if arguments.since is not None else 0
     directory = DataDirectory(find_directory(arguments.data_dir))
-    passing = (found for found in directory.occurrences(since_ms) if wanted.passes(found))
+    passing = (found for found in directory.occurrences(since_ms, wanted.byte_test()) if wanted.passes(found))
     shown = itertools.islice(passing, limit)
     if arguments.json:
         for occurrence in shown:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tapio.cli.agent_state import Agent, View, read_agent, reasons, without_directory
 from tapio.cli.directory import DataDirectory, find_directory
-from tapio.cli.notes import skipped_note
+from tapio.cli.notes import future_note, skipped_note
 from tapio.cli.screen import Cell, Column, Screen, warn
 from tapio.cli.tally import WINDOWS, Tally, tally
 from tapio.cli.times import format_duration, unix_s
@@ -32,7 +32,7 @@ _SINK_COLUMNS = (
     Column("REJECTED", right=True),
     Column("DROPPED", right=True),
     Column("QUEUE", right=True),
-    Column("LAST ERROR"),
+    Column("LAST ERROR", wraps=True),
 )
 
 
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
     else:
         agent = read_agent(directory, now_s)
         counted = tally(directory, agent, now_s)
-        note = skipped_note(directory)
+        note = "; ".join(found for found in (skipped_note(directory), future_note(directory, now_s)) if found)
     if arguments.json:
         screen.json(_document(agent, counted, note))
     else:
@@ -117,7 +117,7 @@ def _draw(screen: Screen, agent: Agent, counted: Tally | None, now_s: float) -> 
     rows = [_row(view, agent, counted) for view in agent.observers]
     screen.table(_OBSERVER_COLUMNS, rows)
     for line in _remarks(agent, counted):
-        screen.paragraph(line)
+        screen.line(line)
     if agent.heartbeat is not None:
         screen.line()
         screen.table(
@@ -133,7 +133,7 @@ def _draw(screen: Screen, agent: Agent, counted: Tally | None, now_s: float) -> 
 def _headline(agent: Agent, now_s: float) -> str:
     heartbeat = agent.heartbeat
     if heartbeat is None or agent.age_s is None:
-        return "unknown: no heartbeat"
+        return f"unknown: {agent.brief}"
     text = f"{agent.condition}, pid {heartbeat.pid}, version {heartbeat.agent_version}"
     if agent.condition == "running":
         text += f", up {format_duration(max(0.0, now_s - unix_s(heartbeat.started_at)))}"

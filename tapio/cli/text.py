@@ -8,32 +8,46 @@ from __future__ import annotations
 import re
 import unicodedata
 
-# C0 and C1 controls, DEL, and what reorders or hides text: marks of direction, zero-width characters, line separators.
-_HARMFUL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
-# In JSON the C0 controls inside strings are escaped already; newlines end the line.
-_HARMFUL_IN_JSON = re.compile(r"[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
+# Letters and marks by their category, but nothing is seen of them (Default_Ignorable_Code_Point, fillers, the blank
+# braille cell). Whatever else a terminal obeys or does not show is not printable for Python: controls, marks of
+# direction, zero-width characters, tags, soft hyphens, odd spaces, surrogates, what Unicode does not know.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0000-\U000e0fff]"
+)
 _MAX_TEXT = 4096
+_MAX_TAIL = 1024
 
 
 def harmless(text: str) -> str:
-    r"""`text` with everything that a terminal would obey written out: '\x1b[31m'. Very long text is cut."""
+    r"""`text` with everything that a terminal would obey written out: '\x1b[31m'. Of very long text the middle goes."""
     if len(text) > _MAX_TEXT:
-        text = text[:_MAX_TEXT] + "…"
+        text = f"{text[: _MAX_TEXT - _MAX_TAIL]}…{text[-_MAX_TAIL:]}"
     if text.isascii() and text.isprintable():
         return text
-    return _HARMFUL.sub(_written_out, text)
+    return "".join(c if _is_seen(c) else _written_out(ord(c)) for c in text)
 
 
-def _written_out(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+def _is_seen(character: str) -> bool:
+    return character.isprintable() and not _UNSEEN.match(character)
+
+
+def _written_out(code: int) -> str:
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def harmless_json(line: str) -> str:
     """A line of JSON with the same meaning that no terminal obeys."""
     if line.isascii() and "\x7f" not in line:
         return line
-    return _HARMFUL_IN_JSON.sub(lambda match: f"\\u{ord(match[0]):04x}", line)
+    return "".join(c if c < "\x7f" or _is_seen(c) else _json_escape(c) for c in line)
+
+
+def _json_escape(character: str) -> str:
+    """Beyond U+FFFF JSON knows only pairs of surrogates."""
+    encoded = character.encode("utf-16-be").hex()
+    return "".join(f"\\u{encoded[at : at + 4]}" for at in range(0, len(encoded), 4))
 
 
 def width(text: str) -> int:
@@ -47,6 +61,15 @@ def _columns(character: str) -> int:
     if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def fit_middle(text: str, columns: int) -> str:
+    """`text`, cut in its middle where it is wider than `columns`: the ends of long names tell them apart."""
+    if width(text) <= columns:
+        return text
+    head = _fitting(text, (columns - 1) // 2)
+    tail = _fitting(text[::-1], columns - 1 - width(text[:head]))
+    return text[:head] + "…" + text[len(text) - tail :] if columns > 0 else ""
 
 
 def fit(text: str, columns: int) -> str:
@@ -74,6 +97,8 @@ def pad(text: str, columns: int, *, right: bool = False) -> str:
 
 def wrap(text: str, columns: int) -> list[str]:
     """`text` broken at spaces into lines of at most `columns`; a word that is wider than that is broken too."""
+    if width(text) <= columns:
+        return [text]
     lines, line = [], ""
     for word in text.split(" "):
         longer = f"{line} {word}" if line else word

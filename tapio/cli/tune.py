@@ -14,8 +14,9 @@ from tapio import config as configuration
 from tapio.cli.directory import DataDirectory, find_directory
 from tapio.cli.lines import short_type
 from tapio.cli.notes import reach_note, skipped_note
+from tapio.cli.replay import Replay, Setting, parse_settings
 from tapio.cli.screen import Column, Screen, warn
-from tapio.cli.thresholds import THRESHOLDS, Replay, Threshold, in_force, parse_setting
+from tapio.cli.thresholds import THRESHOLDS, Threshold, in_force
 from tapio.cli.times import parse_duration
 
 _COLUMNS = (
@@ -31,36 +32,35 @@ _LIST_COLUMNS = (Column("THRESHOLD"), Column("IN FORCE"), Column("WHAT THE STORE
 
 
 class _Trial(msgspec.Struct, frozen=True):
-    """A setting, what was in force, and its replay."""
+    """A setting and its replay."""
 
-    threshold: Threshold
-    value: Any
-    before: Any
+    setting: Setting
     replay: Replay
 
     @property
     def is_complete(self) -> bool:
         """Whether everything that the setting lets through was stored, with the facts that decide."""
-        return self.threshold.is_stricter(self.value, self.before) and not self.replay.untold
+        return self.setting.is_stricter and not self.replay.untold
 
 
 def run(arguments: argparse.Namespace, screen: Screen) -> int:
     """Replay every setting on its own; those that decide whether there is an alert also all together."""
     since_s, now_s = parse_duration(arguments.since), time.time()
-    settings = [parse_setting(text) for text in arguments.set or ()]
-    config = configuration.load(Path(arguments.config) if arguments.config else None, {}, {})
+    path = Path(arguments.config) if arguments.config is not None else None
+    config = configuration.load(path, {}, {})
+    settings = parse_settings(arguments.set or (), config, lambda wanted: configuration.load(path, wanted, {}))
     if not settings:
         _list(screen, config, json=arguments.json)
         return 0
     directory = DataDirectory(find_directory(arguments.data_dir))
-    trials = [_Trial(threshold, value, in_force(threshold, config), Replay()) for threshold, value in settings]
-    deciding = [(trial.threshold, trial.value) for trial in trials if not trial.threshold.severity]
+    trials = [_Trial(setting, Replay()) for setting in settings]
+    deciding = [setting for setting in settings if not setting.threshold.severity]
     together = Replay()
     for occurrence in directory.occurrences(int((now_s - since_s) * 1000)):
         for trial in trials:
-            if occurrence.type in trial.threshold.types:
-                trial.replay.add(occurrence, [(trial.threshold, trial.value)])
-        concerned = [setting for setting in deciding if occurrence.type in setting[0].types]
+            if occurrence.type in trial.setting.threshold.types:
+                trial.replay.add(occurrence, [trial.setting])
+        concerned = [setting for setting in deciding if occurrence.type in setting.threshold.types]
         if concerned:
             together.add(occurrence, concerned)
     if arguments.json:
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
         screen.table(_COLUMNS, rows)
         for trial in trials:
             for remark in _remarks(trial):
-                screen.paragraph(f"{trial.threshold.key}: {remark}")
+                screen.line(f"{trial.setting.threshold.key}: {remark}")
     screen.flush()
     for note in (skipped_note(directory), reach_note(directory, now_s, since_s)):
         if note:
@@ -103,18 +103,19 @@ def _types(threshold: Threshold) -> str:
 
 
 def _remarks(trial: _Trial) -> Iterator[str]:
-    threshold, replay = trial.threshold, trial.replay
+    setting, replay = trial.setting, trial.replay
+    threshold = setting.threshold
     if threshold.cannot:
         yield f"the stored facts cannot tell: {threshold.cannot}"
         return
     if threshold.severity:
         yield f"the {threshold.severity} ones alone"
-    if not threshold.is_stricter(trial.value, trial.before):
+    if not setting.is_stricter:
         yield (
-            f"laxer than {trial.before}, which is in force: what that held back was never stored, "
+            f"laxer than {setting.before}, which is in force: what that held back was never stored, "
             "so there may have been more than this"
         )
-    if replay.least != replay.most:
+    if replay.folded:
         yield "of folded anomalies only the worst value is stored, hence a range"
     if replay.untold:
         yield f"the facts of {replay.untold} alerts do not say; they are counted as staying"
@@ -123,8 +124,9 @@ def _remarks(trial: _Trial) -> Iterator[str]:
 
 
 def _row(trial: _Trial) -> list[str]:
-    figures = ["?"] * 4 if trial.threshold.cannot else _numbers(trial.replay)
-    return [trial.threshold.key, str(trial.value), _types(trial.threshold), *figures]
+    threshold = trial.setting.threshold
+    figures = ["?"] * 4 if threshold.cannot else _numbers(trial.replay)
+    return [threshold.key, str(trial.setting.value), _types(threshold), *figures]
 
 
 def _numbers(replay: Replay) -> list[str]:
@@ -141,8 +143,8 @@ def _figures(replay: Replay) -> dict[str, Any]:
 
 def _document(trial: _Trial) -> dict[str, Any]:
     """What --json prints; tapio/cli/README.md documents it."""
-    threshold = trial.threshold
-    document: dict[str, Any] = {"kind": "tune", "key": threshold.key, "value": trial.value, "types": threshold.types}
+    setting, threshold = trial.setting, trial.setting.threshold
+    document: dict[str, Any] = {"kind": "tune", "key": threshold.key, "value": setting.value, "types": threshold.types}
     if not threshold.cannot:
-        document |= {**_figures(trial.replay), "in_force": trial.before, "complete": trial.is_complete}
+        document |= {**_figures(trial.replay), "in_force": setting.before, "complete": trial.is_complete}
     return {**document, "remark": "; ".join(_remarks(trial))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pty
 import select
@@ -107,13 +108,18 @@ class DataDir:
         temporary.rename(self.path / name)
 
     def heartbeat(self, age_s: float = 0.3, observers: Sequence[str] = OBSERVERS, *, now_s: float | None = None,
-                  detached: str = "", **changes: Any) -> None:  # fmt: skip
-        """A heartbeat of an agent that is well, but for `detached` (an observer) and `changes`."""
+                  detached: str = "", lacks: Mapping[str, str] | None = None,
+                  blind: Mapping[str, str] | None = None, **changes: Any) -> None:  # fmt: skip
+        """A heartbeat of an agent that is well, but for `detached` (an observer) and `changes`.
+
+        `lacks` and `blind`: the reasons of observers that are up, and of those whose hooks are attached in vain.
+        """
+        lacks, blind = lacks or {}, blind or {}
         now_ns = int((now_s if now_s is not None else time.time()) * 1e9)
         states = {
             name: {
-                "up": name != detached,
-                "reason": "",
+                "up": name != detached and name not in blind,
+                "reason": blind.get(name, lacks.get(name, "")),
                 "hooks": [
                     {"name": f"{name}_one", "attached": name != detached, "reason": "", "hits": 7, "run_ns": 1},
                     {"name": f"{name}_two", "attached": True, "hits": 7, "a_field_of_the_future": 1},
@@ -134,7 +140,7 @@ class DataDir:
             "state": "running",
             "started_at": rfc3339_ms(now_ns - 8_000 * 10**9),
             "updated_at": rfc3339_ms(now_ns - int(age_s * 1e9)),
-            "trouble": f"observer {detached} is blind" if detached else "",
+            "trouble": "".join(f"observer {name} is blind" for name in [detached, *blind][-1:] if name),
             "observers": states,
             "sinks": {"file": {"accepted": 0, "rejected": 0, "dropped": 0, "queue": 0, "last_error": ""}},
             **changes,
@@ -167,6 +173,7 @@ class Terminal:
         )  # fmt: skip
         os.close(slave)
         self.output = ""
+        self._decode = codecs.getincrementaldecoder("utf-8")().decode
 
     def read(self, until: str = "", timeout_s: float = 20) -> str:
         """Read until a text appears, or until the end."""
@@ -180,7 +187,7 @@ class Terminal:
                 part = b""
             if not part:
                 break
-            self.output += part.decode().replace("\r\n", "\n")
+            self.output += self._decode(part).replace("\r\n", "\n")
         return self.output
 
     def interrupt(self) -> None:

@@ -106,13 +106,16 @@ def test_selftest_without_root_skips_with_the_reason(agent: RunningAgent) -> Non
     assert results["exit with a code"]["result"] == "arrived"
 
 
-def test_selftest_that_is_ended_in_the_middle_leaves_nothing(agent: RunningAgent) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT])
+def test_selftest_that_is_ended_in_the_middle_leaves_nothing(agent: RunningAgent, number: signal.Signals) -> None:
+    """Also when its terminal goes away."""
+    wait_for(lambda: (agent.data_dir / ".agent.json").exists())
     for delay_s in (0.2, 0.3, 0.4, 0.5):
         with subprocess.Popen(
             [TAPIO, "selftest", "--data-dir", agent.data_dir], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:
             time.sleep(delay_s)
-            process.terminate()
+            process.send_signal(number)
             process.wait(10)
         assert leftovers() == []
 

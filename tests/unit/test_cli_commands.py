@@ -120,6 +120,9 @@ def test_a_heartbeat_that_cannot_be_used(data: DataDir, command: str, heartbeat:
     (line,) = ended.stderr.splitlines()
     assert text in line
     assert ended.stdout.count("unknown") >= len(OBSERVERS)
+    assert "no heartbeat" not in ended.stdout
+    if command == "status":
+        assert ended.stdout.startswith("agent unknown: the heartbeat cannot be read\n")
 
 
 @pytest.mark.parametrize("command", ["status", "health"])
@@ -144,6 +147,55 @@ def test_quiet_is_healthy_and_blind_is_not(data: DataDir) -> None:
     assert tapio(data.path, "health", "network", "--exit-code").returncode == 0
 
 
+def test_an_observer_that_is_attached_and_sees_nothing_is_blind(data: DataDir) -> None:
+    """Its canaries do not come back: only the reason tells, every hook is attached."""
+    why = "its canary did not come back 3 times"
+    data.heartbeat(blind={"network": why})
+    status = tapio(data.path, "status")
+    assert status.returncode == 1
+    assert status.stdout.startswith("agent running")
+    assert f"network is blind: {why}" in status.stdout
+    assert tapio(data.path, "health", "network", "--exit-code").returncode == 10
+    assert tapio(data.path, "health", "storage", "--exit-code").returncode == 0
+    (found, *_) = json.loads(tapio(data.path, "status", "--json").stdout)["observers"]
+    assert (found["state"], found["reason"]) == ("blind", why)
+
+
+def test_what_an_observer_lacks_does_not_make_it_look_off(data: DataDir) -> None:
+    """A node without stall events still counts IPC."""
+    lacks = "no event for stalled cycles on this CPU: cpu_stall is not available"
+    data.heartbeat(lacks={"node": lacks})
+    status = tapio(data.path, "status")
+    assert status.returncode == 0
+    (row,) = [line for line in status.stdout.splitlines() if line.startswith("node  ")]
+    assert row.split()[1] == "up"
+    remark = f"node lacks something: {lacks}"
+    assert remark in status.stdout
+    health = tapio(data.path, "health", "--exit-code")
+    assert health.returncode == 0
+    assert remark in health.stdout
+    (found,) = [o for o in json.loads(tapio(data.path, "status", "--json").stdout)["observers"] if o["name"] == "node"]
+    assert (found["state"], found["reason"]) == ("up", lacks)
+
+
+def test_figures_are_whole_at_every_width(data: DataDir) -> None:
+    """Nothing of a status or a verdict is lost in a narrow terminal."""
+    sinks = {"file": {"accepted": 123456789012, "rejected": 4567890, "dropped": 3, "queue": 12345,
+                      "last_error": "no space left on device"}}  # fmt: skip
+    data.heartbeat(sinks=sinks, lacks={"node": "something"})
+    data.add("connection_refused", 5, count=987654321)
+    words = {"status": ["123 456 789 012", "4 567 890", "12 345", "no space left on device", "987 654 321", "2.5"],
+             "health": ["987654321", "degraded"], "health network": ["987654321", "ECONNREFUSED"],
+             "recent": ["Connection refused by", "(987654321 of them)"]}  # fmt: skip
+    for columns in (20, 30, 40, 50, 60, 70, 80, 100, 120, 200):
+        for command, expected in words.items():
+            shown = on_terminal(data.path, columns, *command.split(), NO_COLOR="1")[1]
+            lines = [line for line in shown.splitlines() if not line.startswith("tapio: ")]
+            assert all(len(line) <= columns for line in lines), (columns, shown)
+            together = " ".join(shown.split())
+            assert not [word for word in expected if word not in together], (columns, shown)
+
+
 def test_exit_codes_of_health(data: DataDir) -> None:
     data.heartbeat()
     data.add("abnormal_exit", 30)
@@ -161,6 +213,27 @@ def test_an_agent_without_files_tells_nothing(data: DataDir) -> None:
     status = tapio(data.path, "status")
     assert status.returncode == 0
     assert "the agent writes no files" in status.stdout
+
+
+def test_health_says_why_it_cannot_judge_without_files(data: DataDir) -> None:
+    data.heartbeat(sinks={"stdout": {"accepted": 5, "rejected": 0, "dropped": 0, "queue": 0, "last_error": ""}})
+    ended = tapio(data.path, "health")
+    assert ended.stdout.startswith("node is unknown")
+    assert ended.stderr == "tapio: the agent writes no files, so nothing can be judged: start it with --sink=file\n"
+    (note,) = json.loads(tapio(data.path, "health", "--json").stdout)["notes"]
+    assert note in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "health"])
+def test_occurrences_from_the_future_are_pointed_out(data: DataDir, command: str) -> None:
+    """The clock stepped back: they count, because the agent's next ones have such ids too."""
+    data.heartbeat()
+    data.add("oom_kill", -30)
+    assert tapio(data.path, command).stderr == ""
+    data.add("oom_kill", -7259)
+    ended = tapio(data.path, command)
+    assert ended.stderr.startswith("tapio: the newest occurrence is 2 h in the future: the clock stepped back")
+    assert json.loads(tapio(data.path, "status", "--json").stdout)["observers"][1]["anomalies"]["5m"] == 2
 
 
 def test_status_says_how_far_the_files_reach(data: DataDir) -> None:
@@ -309,14 +382,17 @@ def test_colour_on_a_terminal_only(data: DataDir) -> None:
     assert "\x1b" not in tapio(data.path, "recent").stdout
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", [40, 80, 120])
 def test_screens(data: DataDir, columns: int) -> None:
     """Snapshots of the tables. Delete a file to have it written anew, and look at it."""
     noon = f"NOON{time.gmtime().tm_hour - 12:+d}"  # a zone where it is noon: no occurrence is of another day
     data.heartbeat(detached="storage", observers=OBSERVERS[:3])
     fill(data)
     output = []
-    for arguments in (["status"], ["health"], ["health", "network"], ["recent"], ["recent", "--namespace", "none"]):
+    screens = [["status"], ["health"], ["health", "network"], ["recent"]]
+    if columns > 40:  # else the path is broken into lines
+        screens.append(["recent", "--namespace", "none"])
+    for arguments in screens:
         code, shown = on_terminal(data.path, columns, *arguments, NO_COLOR="1", TZ=noon)
         assert all(len(line) <= columns for line in shown.splitlines())
         output.append(f"$ tapio {' '.join(arguments)}\n{shown}exit code {code}\n")

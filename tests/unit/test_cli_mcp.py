@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -94,12 +95,84 @@ def test_wrong_questions_have_an_answer_of_one_line(data: DataDir) -> None:
             ("tapio_recent_anomalies", {"minutes": 0}),
             ("tapio_recent_anomalies", {"minutes": "banana"}),
             ("tapio_watch_stream", {"seconds": 1e9}),
+            ("tapio_recent_anomalies", {"minute": 60}),
+            ("tapio_recent_anomalies", {"observers": ["network"]}),
+            ("tapio_node_health", {"minutes": 5}),
+            ("tapio_watch_stream", {"since": "5m"}),
+            ("tapio_recent_anomalies", {"limit": 0}),
+            ("tapio_recent_anomalies", {"limit": 101}),
+            ("tapio_watch_stream", {"limit": -1}),
+            ("tapio_recent_anomalies", {"minutes": float("nan")}),
         ):
             answer = await client.call_tool(tool, arguments)
             assert answer.is_error
             assert "Traceback" not in answer.content[0].text
 
     talk(data, conversation)
+
+
+def test_arguments_are_those_of_the_schema(data: DataDir) -> None:
+    async def conversation(client: Any) -> None:
+        for tool in (await client.list_tools()).tools:
+            assert tool.input_schema["additionalProperties"] is False
+        answer = await client.call_tool("tapio_recent_anomalies", {"minute": 60})
+        assert "minute" in answer.content[0].text
+
+    talk(data, conversation)
+
+
+def test_answers_are_bounded_and_say_so(data: DataDir) -> None:
+    for index in range(211):
+        data.add("oom_kill", 10 + index, note="x" * 3000)
+    huge = data.add("io_error", 5, note="x" * 900_000)
+
+    async def conversation(client: Any) -> None:
+        recent = await call(client, "tapio_recent_anomalies", minutes=60, limit=100)
+        assert recent["occurrences_in_all"] == 212
+        assert (recent["occurrences"][0]["id"], recent["occurrences"][0]["too_large_bytes"] > 900_000) == (huge, True)
+        assert 50 < len(recent["occurrences"]) < 100
+        assert len(json.dumps(recent)) < 300_000
+        assert recent["truncated"] == f"{212 - len(recent['occurrences'])} older ones are left out: narrow the question"
+        few = await call(client, "tapio_recent_anomalies", minutes=60, limit=3)
+        assert (len(few["occurrences"]), few["truncated"]) == (3, "209 older ones are left out: narrow the question")
+        assert (await call(client, "tapio_recent_anomalies", minutes=60, observer="network"))["truncated"] == ""
+        assert len(json.dumps(await call(client, "tapio_node_health"))) < 300_000
+
+    talk(data, conversation)
+
+
+def test_what_a_stream_holds_back_comes_with_the_next_call(data: DataDir) -> None:
+    async def conversation(client: Any) -> None:
+        await call(client, "tapio_watch_stream", seconds=0)
+        new = [data.add("oom_kill") for _ in range(23)]
+        seen: list[list[str]] = []
+        while not seen or seen[-1]:
+            streamed = await call(client, "tapio_watch_stream", seconds=0.3, limit=7)
+            seen.append([found["id"] for found in streamed["occurrences"]])
+            assert streamed["truncated"] == ("there may be more: call again" if len(seen[-1]) == 7 else "")
+        assert max(map(len, seen)) == 7
+        assert sorted(identity for part in seen for identity in part) == sorted(new)
+
+    talk(data, conversation)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_the_server(data: DataDir, number: signal.Signals) -> None:
+    """Also while it waits for a client that says nothing."""
+    with subprocess.Popen(
+        [TAPIO, "mcp", "--data-dir", data.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}
+        request = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
+        process.stdin.write(json.dumps(request).encode() + b"\n")
+        process.stdin.flush()
+        assert b'"serverInfo"' in process.stdout.readline()
+        process.send_signal(number)
+        assert process.wait(10) == -number
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
 
 
 def test_a_dead_agent_is_not_a_quiet_node(data: DataDir) -> None:
