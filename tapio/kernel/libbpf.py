@@ -1,6 +1,7 @@
-"""The part of libbpf that the loader child uses, through the distribution's `bcc` (its `bcc.lib` exports libbpf).
+"""The part of libbpf that the loader child uses.
 
-Only the loader child imports this module: it brings LLVM's memory with it.
+It comes with the distribution's `bcc` (its `bcc.lib` exports libbpf), or is `libbpf.so.1` itself where there is no
+`bcc`, as in the container image. Only the loader child imports this module: with `bcc` it brings LLVM's memory.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from typing import Any
 
 from tapio.errors import KernelError
+from tapio.kernel import lockdown
 
 _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 _MAP_TYPE_RINGBUF = 27
@@ -64,7 +66,7 @@ class Libbpf:
     """libbpf's functions with their types, its error convention turned into KernelError, its log kept."""
 
     def __init__(self, library: Any) -> None:
-        """`library` is `bcc.lib`, a ctypes library opened with use_errno."""
+        """`library` is `bcc.lib` or libbpf.so.1, a ctypes library opened with use_errno."""
         self._log: list[str] = []
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(library, name)
@@ -131,8 +133,9 @@ class Libbpf:
         words = [line.removeprefix("libbpf: ").strip() for line in self._log]
         # libbpf ends a verifier log with a summary; the line before it is the verifier's verdict.
         telling = [line for line in words if line and not line.startswith(("processed ", "-- ", "verification time"))]
-        hint = {
-            errno.EPERM: "run as root or grant CAP_BPF and CAP_PERFMON, and see whether the kernel is locked down",
+        hint = lockdown.explain("\n".join(words)) if code in (errno.EPERM, errno.EINVAL, errno.EACCES) else ""
+        hint = hint or {
+            errno.EPERM: "run as root or grant CAP_BPF and CAP_PERFMON",
             errno.EACCES: "this kernel's tracepoint differs from what the program expects: please report it",
             errno.ENOMEM: "raise the locked-memory limit (ulimit -l) or give the node more memory",
         }.get(code, "")

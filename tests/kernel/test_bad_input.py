@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -160,18 +159,6 @@ def test_a_configuration_that_the_new_user_cannot_read(tmp_path: Path) -> None:
     config.chmod(0o600)
     line = refuse_agent(tmp_path, f"--config={config}", code=2)
     assert f"reading {config} as uid 65534: permission denied" in line
-
-
-def test_bcc_that_cannot_be_imported(tmp_path: Path) -> None:
-    """A virtual environment with everything but the distribution's bcc."""
-    subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
-    (target,) = (tmp_path / "venv" / "lib").glob("python3*/site-packages")
-    (source,) = (Path(sys.prefix) / "lib").glob("python3*/site-packages")
-    for item in source.iterdir():
-        if item.name != "bcc":
-            (target / item.name).symlink_to(item)
-    with pytest.raises(LoaderError, match=r"importing bcc: .*python3-bpfcc.*never 'pip install bcc'"):
-        attach.attach({"container": CHECKOUT_EBPF_DIR / OBJECT}, 65536, str(tmp_path / "venv/bin/python"))
 
 
 def test_a_loader_that_crashes() -> None:
