@@ -199,7 +199,7 @@ def check_kernel(libbpf: Libbpf, vmlinux_btf: Path = VMLINUX_BTF) -> Btf:
             f"reading {vmlinux_btf}: this kernel has no BTF: use one built with CONFIG_DEBUG_INFO_BTF=y (5.8 or later)"
         )
     if not libbpf.has_ring_buffer():
-        raise KernelError("creating a ring buffer: this kernel has none, or forbids BPF: use 5.8 or later")
+        raise KernelError("creating a ring buffer: this kernel has none: use 5.8 or later")
     return Btf(libbpf, libbpf.pointer("btf__load_vmlinux_btf", doing=f"reading {vmlinux_btf}"))
 
 
