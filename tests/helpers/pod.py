@@ -88,7 +88,7 @@ class Pod:
         self.seccomp: Json | None = seccomp_profile(self.capabilities)
         self.args: list[str] = list(self._container["args"])
         self.entrypoint = ["/opt/tapio/venv/bin/tapio-agent"]
-        self.name = f"tapio-test-{uuid.uuid4().hex[:8]}"
+        self.name = f"tapio-pod-{uuid.uuid4().hex[:8]}"
         self.data = folder / "data"
         self.log = folder / "log"
         self.output = folder / "output"

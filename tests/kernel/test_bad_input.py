@@ -176,7 +176,7 @@ class Libbpf:
 def test_a_kernel_without_btf_or_ring_buffers(tmp_path: Path) -> None:
     with pytest.raises(KernelError, match="this kernel has no BTF"):
         loader.check_kernel(Libbpf(), tmp_path / "vmlinux")  # type: ignore[arg-type]
-    with pytest.raises(KernelError, match="this kernel has none: use 5.8"):
+    with pytest.raises(KernelError, match="this kernel has none"):
         loader.check_kernel(Libbpf())  # type: ignore[arg-type]
 
 
