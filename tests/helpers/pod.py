@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import re
 import shutil
@@ -87,6 +88,9 @@ class Pod:
         self.capabilities = [f"CAP_{name}" for name in self._container["securityContext"]["capabilities"]["add"]]
         self.seccomp: Json | None = seccomp_profile(self.capabilities)
         self.args: list[str] = list(self._container["args"])
+        self.namespaces = ["pid", "mount", "ipc", "uts", "network", "cgroup"]
+        self.port = 9464
+        self.account: Path | None = None  # token and CA of the service account
         self.entrypoint = ["/opt/tapio/venv/bin/tapio-agent"]
         self.name = f"tapio-pod-{uuid.uuid4().hex[:8]}"
         self.data = folder / "data"
@@ -101,7 +105,7 @@ class Pod:
         variables = {k: re.sub(r"\$\((\w+)\)", lambda n: known[n[1]], v) for k, v in variables.items()}
         image = json.loads((self.rootfs / ".image.json").read_text())["OCIv1"]["config"]
         environment = dict(one.split("=", 1) for one in image["Env"]) | known | variables | self._environment
-        args = [arg.replace("$(POD_IP)", _POD_IP) for arg in self.args]
+        args = [arg.replace("$(POD_IP)", _POD_IP).replace("]:9464", f"]:{self.port}") for arg in self.args]
         process = {
             "user": {"uid": context["runAsUser"], "gid": context["runAsGroup"],
                      "additionalGids": [self._spec["securityContext"]["fsGroup"]]},
@@ -113,7 +117,7 @@ class Pod:
             "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
         }  # fmt: skip
         linux = {
-            "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network", "cgroup")],
+            "namespaces": [{"type": kind} for kind in self.namespaces],
             "maskedPaths": _MASKED,
             "readonlyPaths": _READ_ONLY,
             **({"seccomp": self.seccomp} if self.seccomp else {}),
@@ -152,7 +156,20 @@ class Pod:
             *({"destination": one["mountPath"], "source": str(sources[one["name"]]),
                "options": ["rbind", "rprivate", "ro" if one.get("readOnly") else "rw"]}
               for one in self._container["volumeMounts"]),
+            *({"destination": "/run/secrets/kubernetes.io/serviceaccount", "source": str(folder),
+               "options": ["bind", "ro"]} for folder in self._token_folder()),
         ]  # fmt: skip
+
+    def _token_folder(self) -> list[Path]:
+        """A copy of the account with the rights that the kubelet gives it where there is an fsGroup."""
+        if self.account is None:
+            return []
+        copy = shutil.copytree(self.account, self.folder / "account")
+        group = self._spec["securityContext"]["fsGroup"]
+        for path in (copy, *copy.iterdir()):
+            os.chown(path, 0, group)
+            path.chmod(0o750 if path.is_dir() else 0o640)
+        return [copy]
 
     def command(self) -> list[str]:
         """How the container is started; call `bundle` first."""
@@ -170,7 +187,7 @@ class Pod:
         """A page of the agent, as the kubelet asks for it."""
         script = (
             "import sys,urllib.request as r,urllib.error as e\n"
-            f"try: a=r.urlopen('http://{_POD_IP}:9464{path}',timeout=5)\n"
+            f"try: a=r.urlopen('http://{_POD_IP}:{self.port}{path}',timeout=5)\n"
             "except e.HTTPError as error: a=error\n"
             "print(a.status); print(a.read().decode())"
         )
