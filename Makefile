@@ -5,6 +5,9 @@
 # make names   tapio/otel_names.py from otel/schema
 # make man     tapio/cli/tapio.1 from the definitions of the command line
 # make collector  builds the OpenTelemetry Collector of the tests (needs Go) and prints where it is
+# make image   builds deploy/Dockerfile with docker, podman or buildah (see tools/build-image)
+# make manifest  deploy/tapio.yaml from the Helm chart
+# make deploy-tools  what the tests of deploy/ need: helm and the Kubernetes API's schema (needs Go), buildah, runc
 # make lock    resolve the dependencies anew into requirements*.lock
 
 SHELL := /bin/bash
@@ -61,6 +64,20 @@ man: setup
 collector:
 	@tools/build-collector
 
+image:
+	@tools/build-image
+
+manifest:
+	@tools/render-manifest > deploy/tapio.yaml.new
+	@mv deploy/tapio.yaml.new deploy/tapio.yaml
+
+deploy-tools:
+	@packages="buildah runc debootstrap golang-github-containers-common"; dpkg -s $$packages >/dev/null 2>&1 || \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$packages; }
+	@tools/build-helm
+	@tools/fetch-kubernetes-schema
+	@tools/build-image --rootfs
+
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra agent -o requirements.lock pyproject.toml
@@ -71,4 +88,4 @@ clean:
 	$(MAKE) -C ebpf clean
 	rm -rf $(VENV)
 
-.PHONY: setup packages objects run test lint format names man collector lock clean
+.PHONY: setup packages objects run test lint format names man collector image manifest deploy-tools lock clean

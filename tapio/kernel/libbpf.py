@@ -1,6 +1,7 @@
-"""The part of libbpf that the loader child uses, through the distribution's `bcc` (its `bcc.lib` exports libbpf).
+"""The part of libbpf that the loader child uses.
 
-Only the loader child imports this module: it brings LLVM's memory with it.
+It comes with the distribution's `bcc` (its `bcc.lib` exports libbpf), or is `libbpf.so.1` itself where there is no
+`bcc`, as in the container image. Only the loader child imports this module: with `bcc` it brings LLVM's memory.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from ctypes import c_char_p, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from typing import Any
 
 from tapio.errors import KernelError
+from tapio.kernel import lockdown
 
 _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
-_MAP_TYPE_RINGBUF = 27
+_MAP_TYPE_ARRAY, _MAP_TYPE_RINGBUF = 2, 27
 
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_object__open_file": (c_void_p, [c_char_p, c_void_p]),
@@ -29,6 +31,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map__max_entries": (c_uint32, [c_void_p]),
     "bpf_map__set_max_entries": (c_int, [c_void_p, c_uint32]),
     "bpf_map__initial_value": (c_void_p, [c_void_p, ctypes.POINTER(c_size_t)]),
+    "bpf_map_create": (c_int, [c_int, c_char_p, c_uint32, c_uint32, c_uint32, c_void_p]),
     "bpf_map_update_elem": (c_int, [c_int, c_void_p, c_void_p, c_uint64]),
     "bpf_program__name": (c_char_p, [c_void_p]),
     "bpf_program__fd": (c_int, [c_void_p]),
@@ -64,7 +67,7 @@ class Libbpf:
     """libbpf's functions with their types, its error convention turned into KernelError, its log kept."""
 
     def __init__(self, library: Any) -> None:
-        """`library` is `bcc.lib`, a ctypes library opened with use_errno."""
+        """`library` is `bcc.lib` or libbpf.so.1, a ctypes library opened with use_errno."""
         self._log: list[str] = []
         for name, (result, arguments) in _SIGNATURES.items():
             function = getattr(library, name)
@@ -115,8 +118,11 @@ class Libbpf:
         return self.pointer("bpf_object__open_file", path.encode(), ctypes.byref(options), doing=f"opening {path}")
 
     def has_ring_buffer(self) -> bool:
-        """Whether this kernel knows the ring buffer map (5.8)."""
-        return bool(self.libbpf_probe_bpf_map_type(_MAP_TYPE_RINGBUF, None) == 1)
+        """Whether this kernel knows the ring buffer map (5.8); KernelError where it takes no map at all from us."""
+        if self.libbpf_probe_bpf_map_type(_MAP_TYPE_RINGBUF, None) == 1:
+            return True
+        os.close(self.number("bpf_map_create", _MAP_TYPE_ARRAY, None, 4, 4, 1, None, doing="creating a BPF map"))
+        return False
 
     def each(self, iterator: str, handle: int) -> list[int]:
         """All maps or programs of an object: `iterator` is 'bpf_object__next_map' or 'bpf_object__next_program'."""
@@ -131,8 +137,10 @@ class Libbpf:
         words = [line.removeprefix("libbpf: ").strip() for line in self._log]
         # libbpf ends a verifier log with a summary; the line before it is the verifier's verdict.
         telling = [line for line in words if line and not line.startswith(("processed ", "-- ", "verification time"))]
-        hint = {
-            errno.EPERM: "run as root or grant CAP_BPF and CAP_PERFMON, and see whether the kernel is locked down",
+        hint = lockdown.explain("\n".join(words)) if code in (errno.EPERM, errno.EINVAL, errno.EACCES) else ""
+        hint = hint or {
+            errno.EPERM: "run as root or grant CAP_BPF and CAP_PERFMON, and see that no seccomp profile forbids bpf()",
+            errno.ENOSYS: "see that no seccomp profile forbids bpf()",
             errno.EACCES: "this kernel's tracepoint differs from what the program expects: please report it",
             errno.ENOMEM: "raise the locked-memory limit (ulimit -l) or give the node more memory",
         }.get(code, "")

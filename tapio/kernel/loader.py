@@ -1,6 +1,7 @@
 """The loader child: opens, checks, loads and attaches the BPF objects, hands their descriptors over, and exits.
 
-It is the only process that imports `bcc`. The agent keeps the descriptors, and with them everything attached.
+It is the only process that imports `bcc`, or opens libbpf without it. The agent keeps the descriptors, and with them
+everything attached.
 
     python -I -m tapio.kernel.loader FD JSON        (FD: one end of a socketpair, JSON: a `Request`)
 """
@@ -27,6 +28,7 @@ from tapio.kernel.oom_counts import oom_kill_counts
 from tapio.kernel.sampling import Counters
 
 VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
+_PLAIN_LIBBPF = "libbpf.so.1"
 _RING = "events"
 _MAX_CPUS = 1024  # MAX_CPUS of ebpf/headers/events.h
 _EM_BPF = 247
@@ -169,16 +171,25 @@ class LoadedObject:
 
 
 def open_libbpf() -> Libbpf:
-    """Libbpf by way of the distribution's `bcc`."""
-    hint = "install Debian's or Ubuntu's python3-bpfcc and run 'make setup' (never 'pip install bcc': another project)"
-    try:
-        from bcc.libbcc import lib  # type: ignore[import-untyped]  # not on PyPI, so no stubs and no guarantee
-    except (ImportError, OSError) as error:
-        raise KernelError(f"importing bcc: {error}: {hint}") from error
-    try:
-        return Libbpf(lib)
-    except AttributeError as error:
-        raise KernelError(f"importing bcc: its library lacks a function of libbpf 1.0 ({error}): {hint}") from error
+    """Libbpf by way of the distribution's `bcc`; the plain library where there is no `bcc` or its libbpf is too old."""
+    problems = []
+    for name, find in (("bcc", _bcc_library), (_PLAIN_LIBBPF, lambda: ctypes.CDLL(_PLAIN_LIBBPF, use_errno=True))):
+        try:
+            return Libbpf(find())
+        except (ImportError, OSError) as error:
+            problems.append(f"{name}: {error}")
+        except AttributeError as error:
+            problems.append(f"{name}: it lacks a function of libbpf 1.0 ({error})")
+    raise KernelError(
+        f"opening libbpf by {'; by '.join(problems)}: install Debian's or Ubuntu's python3-bpfcc and run 'make setup', "
+        "or install libbpf1 (never 'pip install bcc': another project)"
+    )
+
+
+def _bcc_library() -> ctypes.CDLL:
+    from bcc.libbcc import lib  # type: ignore[import-untyped]  # not on PyPI, so no stubs and no guarantee
+
+    return lib  # type: ignore[no-any-return]
 
 
 def check_kernel(libbpf: Libbpf, vmlinux_btf: Path = VMLINUX_BTF) -> Btf:
@@ -188,7 +199,7 @@ def check_kernel(libbpf: Libbpf, vmlinux_btf: Path = VMLINUX_BTF) -> Btf:
             f"reading {vmlinux_btf}: this kernel has no BTF: use one built with CONFIG_DEBUG_INFO_BTF=y (5.8 or later)"
         )
     if not libbpf.has_ring_buffer():
-        raise KernelError("creating a ring buffer: this kernel has none, or forbids BPF: use 5.8 or later")
+        raise KernelError("creating a ring buffer: this kernel has none: use 5.8 or later")
     return Btf(libbpf, libbpf.pointer("btf__load_vmlinux_btf", doing=f"reading {vmlinux_btf}"))
 
 

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,13 @@ class RunningAgent:
         *flags: str,
         environment: dict[str, str] | None = None,
         output_dir: Path | None = None,
+        program: Sequence[str | Path] = (AGENT,),
     ) -> None:
+        """`program` is how the agent is started, where that is not as a user does it here."""
         self.data_dir = data_dir
         self.output = (output_dir or data_dir.parent) / f"{data_dir.name}.out"
         self.log = self.output.with_suffix(".log")
-        command = [AGENT, "--sink=stdout", "--sink=file", f"--data-dir={data_dir}", "--metrics-address=127.0.0.1:0"]
+        command = [*program, "--sink=stdout", "--sink=file", f"--data-dir={data_dir}", "--metrics-address=127.0.0.1:0"]
         with self.output.open("wb") as output, self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, *flags], stdout=output, stderr=log, env={**os.environ, **(environment or {})}
@@ -94,10 +96,14 @@ class RunningAgent:
 
 @contextlib.contextmanager
 def running_agent(
-    data_dir: Path, *flags: str, environment: dict[str, str] | None = None, output_dir: Path | None = None
+    data_dir: Path,
+    *flags: str,
+    environment: dict[str, str] | None = None,
+    output_dir: Path | None = None,
+    program: Sequence[str | Path] = (AGENT,),
 ) -> Iterator[RunningAgent]:
     """A ready agent; killed at the end if it still runs."""
-    agent = RunningAgent(data_dir, *flags, environment=environment, output_dir=output_dir)
+    agent = RunningAgent(data_dir, *flags, environment=environment, output_dir=output_dir, program=program)
     try:
         agent.wait_ready()
         yield agent

@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -162,18 +161,6 @@ def test_a_configuration_that_the_new_user_cannot_read(tmp_path: Path) -> None:
     assert f"reading {config} as uid 65534: permission denied" in line
 
 
-def test_bcc_that_cannot_be_imported(tmp_path: Path) -> None:
-    """A virtual environment with everything but the distribution's bcc."""
-    subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
-    (target,) = (tmp_path / "venv" / "lib").glob("python3*/site-packages")
-    (source,) = (Path(sys.prefix) / "lib").glob("python3*/site-packages")
-    for item in source.iterdir():
-        if item.name != "bcc":
-            (target / item.name).symlink_to(item)
-    with pytest.raises(LoaderError, match=r"importing bcc: .*python3-bpfcc.*never 'pip install bcc'"):
-        attach.attach({"container": CHECKOUT_EBPF_DIR / OBJECT}, 65536, str(tmp_path / "venv/bin/python"))
-
-
 def test_a_loader_that_crashes() -> None:
     with pytest.raises(LoaderError, match="ended without an answer"):
         attach.attach({"container": CHECKOUT_EBPF_DIR / OBJECT}, 65536, "/bin/false")
@@ -189,7 +176,7 @@ class Libbpf:
 def test_a_kernel_without_btf_or_ring_buffers(tmp_path: Path) -> None:
     with pytest.raises(KernelError, match="this kernel has no BTF"):
         loader.check_kernel(Libbpf(), tmp_path / "vmlinux")  # type: ignore[arg-type]
-    with pytest.raises(KernelError, match="this kernel has none, or forbids BPF"):
+    with pytest.raises(KernelError, match="this kernel has none"):
         loader.check_kernel(Libbpf())  # type: ignore[arg-type]
 
 
