@@ -38,6 +38,8 @@ TAPIO_OUTCOME = "tapio.outcome"
 TAPIO_ANOMALY_COUNT = "tapio.anomaly.count"
 TAPIO_CGROUP_ID = "tapio.cgroup.id"
 TAPIO_ATTRIBUTION = "tapio.attribution"
+TAPIO_OBSERVER = "tapio.observer"
+TAPIO_LOSS_REASON = "tapio.loss.reason"
 TAPIO_ERRNO = "tapio.errno"
 TAPIO_SIGNAL = "tapio.signal"
 TAPIO_OOM_SCOPE = "tapio.oom.scope"
@@ -62,6 +64,8 @@ DATA_ATTRIBUTES = {
     "tapio.anomaly.count": "count",
     "tapio.cgroup.id": "cgroup_id",
     "tapio.attribution": "attribution",
+    "tapio.observer": "observer",
+    "tapio.loss.reason": "reason",
     "tapio.errno": "errno",
     "tapio.signal": "signal",
     "tapio.oom.scope": "oom_scope",

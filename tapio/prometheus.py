@@ -11,7 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from tapio import __version__
-from tapio.anomalies import CATALOGUE
+from tapio.anomalies import CATALOGUE, EVENTS_LOST
 from tapio.cpus import CpuReport
 from tapio.telemetry import DISK_LATENCY_BOUNDS_S, Hook, ObserverTelemetry, Telemetry
 
@@ -57,7 +57,7 @@ class AgentCollector(Collector):
             lost.add_metric([observer.name], sum(hook.lost for hook in hooks))
             unattributed.add_metric([observer.name], observer.unattributed)
             for kind in CATALOGUE.values():
-                if kind.observer == observer.name:
+                if kind.observer == observer.name or kind is EVENTS_LOST:
                     anomalies.add_metric([observer.name, kind.name], observer.anomalies[kind.name])
             for reason, count in observer.suppressed.items():
                 suppressed.add_metric([observer.name, reason], count)

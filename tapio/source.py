@@ -10,6 +10,7 @@ from tapio.kernel.attach import Attachment, Outcome, attach
 from tapio.kernel.channel import Sampling
 from tapio.kernel.programs import Program, ProgramInfo
 from tapio.kernel.ringbuf import RingBuffer
+from tapio.losses import Losses
 from tapio.observers import OBSERVERS
 from tapio.telemetry import DiskIo, Hook, ObserverTelemetry
 
@@ -50,6 +51,7 @@ class Source:
             self.telemetry.read_disks = self.disks
         self.telemetry.read_reason = lambda: self.observer.reason
         self.telemetry.read_cpus = self.observer.cpu_report
+        self.losses = Losses(attachment.observer, self._lost)
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -81,6 +83,14 @@ class Source:
                 )
             )
         return found
+
+    def _lost(self) -> dict[str, int]:
+        """Events that nobody will see, so far, by reason."""
+        counters = self._counters.read()
+        return {
+            "ring_full": sum(counts["lost"] for counts in counters.values()),
+            "program_busy": sum(program.info().missed for program in self._programs.values()),
+        }
 
     def disks(self) -> list[DiskIo]:
         """What each disk did, without those that the settings ignore."""

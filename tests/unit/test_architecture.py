@@ -28,6 +28,7 @@ UPSTREAM = {
     "heartbeat_document": {"telemetry"},
     "web": set(),
     "episodes": set(),
+    "losses": set(),
     "cli": {"store", "heartbeat_document"},
 }
 
