@@ -151,7 +151,7 @@ class Agent:
             return
 
         def ready() -> Answer:
-            trouble = telemetry.trouble()
+            trouble = telemetry.unready()
             status = HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK
             return status, PLAIN, (trouble or "ready").encode() + b"\n"
 
@@ -197,6 +197,7 @@ class Agent:
             anomalies = source.observer.decode(records) if records else []
             anomalies += source.observer.due(boot_ns()) + source.losses.due(boot_ns())
             self._admit(anomalies, source, sinks, telemetry)
+            source.watch_canary(caught_up=len(records) < _MAX_RECORDS_A_TURN)
         self._emit(self._episodes.due(boot_ns()), sinks, telemetry)
         telemetry.drained_at = time.monotonic()
         return busy

@@ -83,7 +83,7 @@ def test_the_kernels_count_is_what_was_emitted_and_lost(tmp_path: Path, cgroup: 
                 )
                 + sum(
                     agent.metric(f'tapio_suppressed_records_total{{observer="network",reason="{reason}"}}')
-                    for reason in ("own_process", "ignored", "unreachable_at_once", "undecodable", "canary")
+                    for reason in ("own_process", "ignored", "unreachable_at_once", "undecodable")
                 )
             ),
             15,

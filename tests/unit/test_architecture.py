@@ -29,6 +29,7 @@ UPSTREAM = {
     "web": set(),
     "episodes": set(),
     "losses": set(),
+    "canary": {"kernel", "observers", "telemetry"},
     "cli": {"store", "heartbeat_document"},
 }
 
