@@ -25,6 +25,7 @@ from tapio.clock import boot_ns
 from tapio.errors import describe_os_error
 from tapio.kernel.child import ExitingChild
 from tapio.observers.base import Canary
+from tapio.observers.container import CANARY_STATUS
 from tapio.telemetry import ObserverTelemetry
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 _PATIENCE_S = 5.0
 _MISSES = 2  # in a row
 _LOOPBACK = "127.0.0.1"
-_EXIT_CODE = 113
 _OWN_INTERVALS = 20  # of processor time: some kernels sample no idle CPU, and this process is not always busy
 
 
@@ -94,11 +94,11 @@ class ChildExit:
         self.clean_up()
         if self._pid:
             raise OSError(errno.EBUSY, "the last child has not ended")
-        self._pid = self._child.end(_EXIT_CODE)
-        return self._pid, _EXIT_CODE << 8
+        self._pid = self._child.end(CANARY_STATUS >> 8)
+        return self._pid, CANARY_STATUS
 
     def doubt(self) -> str | None:
-        """None: release() returns after its end."""
+        """None: it can do nothing else."""
         return None
 
     def clean_up(self) -> None:

@@ -14,6 +14,7 @@ from tapio.kernel.layout import make_decoder
 from tapio.observers.base import Canary, Observer, RecentMap, Settings, comm_text, own_process, signal_name
 from tapio.observers.container_oom import OomKills, identity_data, identity_fields
 
+CANARY_STATUS = 113 << 8  # how a child of the agent ends that is one
 _EXIT_FIELDS = (
     *("kind", "status", "boot_ns", "kills", "oom_victim", "ignored", "own_child"),
     *("task_ns_pid", *identity_fields("task")),
@@ -73,7 +74,7 @@ class ContainerObserver(Observer):
                 self.suppressed["duplicate"] += 1
                 return []
             self._exited[process] = None
-        if record.own_child:  # the agent has no other children than canaries
+        if record.own_child and record.status == CANARY_STATUS:
             self.suppressed["own_process"] += 1
             self.canary.notice((record.task_ns_pid, record.status))
             return []

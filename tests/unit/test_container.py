@@ -54,15 +54,17 @@ def names(anomalies: list[Anomaly]) -> list[str]:
 
 
 def test_a_child_of_the_agent_is_a_canary_and_no_anomaly() -> None:
-    """Whatever became of it; only the one that is expected comes back."""
+    """Only the one that is expected comes back; how another child ends is as with any process."""
     observer = make_observer()
     observer.canary.expected = (7, 0x7100)
-    assert observer.decode([exit_of(900, 0x7100, own_child=1, task_ns_pid=8), exit_of(901, 9, own_child=1)]) == []
+    assert observer.decode([exit_of(900, 0x7100, own_child=1, task_ns_pid=8), exit_of(901, 0x7100, own_child=1)]) == []
     assert observer.canary.expected == (7, 0x7100)
     assert observer.decode([exit_of(907, 0x7100, own_child=1, task_ns_pid=7, ignored=1)]) == []
     assert observer.canary.expected is None
     assert observer.suppressed["own_process"] == 3
-    assert names(observer.decode([exit_of(907, 0x7100, task_ns_pid=7)])) == ["abnormal_exit"]
+    assert observer.decode([exit_of(908, 0x300, own_child=1, ignored=1)]) == []
+    others = [exit_of(907, 0x7100, task_ns_pid=7), exit_of(909, 0x300, own_child=1)]
+    assert names(observer.decode(others)) == ["abnormal_exit", "abnormal_exit"]
 
 
 def test_codes_signals_and_cores() -> None:
