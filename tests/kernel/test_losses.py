@@ -100,3 +100,16 @@ def test_nothing_lost_is_nothing_reported(tmp_path: Path, cgroup: ScratchCgroup)
         assert agent.stop() == 0
         lost = sum(agent_lost["data"]["count"] for agent_lost in agent.occurrences() if agent_lost["type"] == LOST)
         assert lost == 0
+
+
+def test_a_storm_adds_no_series(tmp_path: Path, cgroup: ScratchCgroup) -> None:
+    """Thousands of peers and pids: /metrics keeps within the documented bound, disks apart."""
+    with configured_agent(tmp_path, CONFIG) as agent:
+        for peer in range(1, 30):
+            with closed_port() as port:
+                cgroup.run(clients.command("connect_many", "127.0.0.1", port, 101, peer))
+        cgroup.run(["/bin/sh", "-c", "i=0; while [ $i -lt 503 ]; do (exit $((i % 200 + 1))); i=$((i+1)); done"])
+        wait_for(lambda: counts(agent)["kernel.network.connection_refused"] >= 101, 15)
+        lines = agent.get("/metrics")[1].splitlines()
+        series = [line for line in lines if not line.startswith(("#", "tapio_disk_", "tapio_cpu_"))]
+        assert 50 < len(series) <= 400
