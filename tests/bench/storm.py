@@ -70,8 +70,9 @@ def main() -> None:
         emitted = sum(one["data"]["count"] for one in ours)
         lost = sum(one["data"]["count"] for one in files if one["type"] == LOST)
         print(f"connects {arguments.times}, emitted {emitted}, lost {lost}, together {emitted + lost}")
-        print(f"files {len(ours)} of the storm, {len(files)} in all; RSS {before} → {after} KiB, "
-              f"{(after - before) / 1024:+.1f} MiB; speed {alone_s / beside_s:.2f} of {arguments.times / alone_s:.0f}/s")  # fmt: skip
+        print(f"files {len(ours)} of the storm, {len(files)} in all")
+        print(f"RSS {before} → {after} KiB, {(after - before) / 1024:+.1f} MiB")
+        print(f"speed {alone_s / beside_s:.2f} of {arguments.times / alone_s:.0f}/s")
 
 
 if __name__ == "__main__":
