@@ -17,7 +17,10 @@ const volatile bool mark_victim_passes_task = true;	   /* 6.9 */
 /* Written by the agent while it runs. */
 struct settings {
 	__u64 ignored_exit_codes[4]; /* a bit for each exit code from 0 to 255 */
-	__u32 main_process_only;     /* 1: a container's first process, and fatal signals */
+	__u64 own_pidns_inode;	     /* 0: the agent is in the initial pid namespace */
+	__u32 own_pidns_device;
+	__u32 own_tgid;		 /* in its own pid namespace */
+	__u32 main_process_only; /* 1: a container's first process, and fatal signals */
 	__u32 pad;
 } settings SEC(".data");
 
@@ -44,6 +47,25 @@ static __always_inline bool is_ignored(__u32 status, struct task_struct *task)
 	return own.level == 0 || own.pid != 1;
 }
 
+/*
+ * Whether the agent made this process, which is the current one: its canary, which no setting may filter out. A
+ * parent is in the same pid namespace as the child or in one above; the same level is the same one.
+ */
+static __always_inline bool is_own_child(struct task_struct *task)
+{
+	struct task_struct *parent = BPF_CORE_READ(task, group_leader, real_parent);
+	__u32 parent_tgid = BPF_CORE_READ(parent, tgid);
+	struct bpf_pidns_info inside = {};
+	struct namespace_pid of_parent;
+
+	if (!settings.own_pidns_inode)
+		return parent_tgid == settings.own_tgid;
+	of_parent = own_namespace_pid(parent);
+	return of_parent.pid == settings.own_tgid && of_parent.level == own_namespace_pid(task).level &&
+	       bpf_get_ns_current_pid_tgid(settings.own_pidns_device, settings.own_pidns_inode, &inside,
+					   sizeof(inside)) == 0;
+}
+
 SEC("tp_btf/sched_process_exit")
 int sched_process_exit(__u64 *ctx)
 {
@@ -52,7 +74,7 @@ int sched_process_exit(__u64 *ctx)
 	struct signal_struct *signal = BPF_CORE_READ(task, signal);
 	struct exit_record *record;
 	struct reservation r;
-	bool is_process, is_victim, ignored;
+	bool is_process, is_victim, is_own, ignored;
 	__u32 status;
 
 	counters->hits++;
@@ -73,8 +95,9 @@ int sched_process_exit(__u64 *ctx)
 		status = BPF_CORE_READ(task, group_leader, exit_code);
 	/* Where marks carry only a pid, this record is all that is known of an OOM kill: it must not be ignored. */
 	is_victim = BPF_CORE_READ(signal, oom_mm) != NULL;
+	is_own = status && is_own_child(task);
 	ignored = status && is_ignored(status, task);
-	if (status == 0 || (ignored && !is_victim)) {
+	if (status == 0 || (ignored && !is_victim && !is_own)) {
 		counters->filtered++;
 		return 0;
 	}
@@ -90,6 +113,7 @@ int sched_process_exit(__u64 *ctx)
 	record->kills = kills_counted(memcg_of(memory_css(task)));
 	record->oom_victim = is_victim;
 	record->ignored = ignored;
+	record->own_child = is_own;
 	submit(r, counters);
 	return 0;
 }

@@ -151,7 +151,7 @@ class Agent:
             return
 
         def ready() -> Answer:
-            trouble = telemetry.trouble()
+            trouble = telemetry.unready()
             status = HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK
             return status, PLAIN, (trouble or "ready").encode() + b"\n"
 
@@ -195,7 +195,9 @@ class Agent:
             busy = busy or len(records) == _MAX_RECORDS_A_TURN
             source.telemetry.events += len(records)
             anomalies = source.observer.decode(records) if records else []
-            self._admit(anomalies + source.observer.due(boot_ns()), source, sinks, telemetry)
+            anomalies += source.observer.due(boot_ns()) + source.losses.due(boot_ns())
+            self._admit(anomalies, source, sinks, telemetry)
+            source.watch_canary(caught_up=len(records) < _MAX_RECORDS_A_TURN)
         self._emit(self._episodes.due(boot_ns()), sinks, telemetry)
         telemetry.drained_at = time.monotonic()
         return busy
@@ -275,7 +277,7 @@ class Agent:
         while self._drain(sinks, telemetry) and time.monotonic() < drained:
             pass
         for source in self._sources:
-            self._admit(source.observer.due(None), source, sinks, telemetry)
+            self._admit(source.observer.due(None) + source.losses.due(boot_ns(), last=True), source, sinks, telemetry)
         self._emit(self._episodes.flush(), sinks, telemetry)
         if sinks.flush(deadline):
             return

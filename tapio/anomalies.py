@@ -25,7 +25,7 @@ class AnomalyType(msgspec.Struct, frozen=True):
 
     @property
     def observer(self) -> str:
-        """The observer that finds it: the middle of `kernel.<observer>.<what>`."""
+        """The observer that finds it: the middle of `kernel.<observer>.<what>`; `agent` for the agent's own type."""
         return self.name.split(".")[1]
 
 
@@ -42,6 +42,7 @@ _ROWS: tuple[tuple[str, Severity, Outcome], ...] = (
     ("kernel.node.cpu_stall", "critical", "in_progress"),
     ("kernel.node.memory_pressure", "warning", "in_progress"),
     ("kernel.node.ipc_degradation", "warning", "in_progress"),
+    ("tapio.agent.events_lost", "warning", "failure"),
 )
 
 CATALOGUE = {
@@ -60,6 +61,7 @@ LATENCY_SPIKE = CATALOGUE["kernel.storage.latency_spike"]
 CPU_STALL = CATALOGUE["kernel.node.cpu_stall"]
 MEMORY_PRESSURE = CATALOGUE["kernel.node.memory_pressure"]
 IPC_DEGRADATION = CATALOGUE["kernel.node.ipc_degradation"]
+EVENTS_LOST = CATALOGUE["tapio.agent.events_lost"]  # of any observer: `data.observer`
 
 
 class Anomaly(msgspec.Struct, frozen=True):

@@ -43,6 +43,12 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Common rules of every section."""
 
 
+class AgentConfig(_Section, frozen=True):
+    """How the agent watches itself."""
+
+    canary_interval_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 30
+
+
 class KernelConfig(_Section, frozen=True):
     """How the kernel's events are read."""
 
@@ -202,6 +208,7 @@ class Config(_Section, frozen=True):
     ebpf_dir: _Path = ""
     metrics_address: str = "127.0.0.1:9464"
     user: Annotated[str, msgspec.Meta(min_length=1)] = "nobody"
+    agent: AgentConfig = AgentConfig()
     kernel: KernelConfig = KernelConfig()
     network: NetworkConfig = NetworkConfig()
     container: ContainerConfig = ContainerConfig()

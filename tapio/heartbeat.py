@@ -58,6 +58,7 @@ class HeartbeatWriter:
             self._fail(f"writing the heartbeat: {type(error).__name__}: {error}: please report it")
         else:
             self._telemetry.heartbeat_error = ""
+            self._telemetry.heartbeat_at = time.monotonic()
 
     def _fail(self, message: str) -> None:
         if message != self._telemetry.heartbeat_error:
@@ -89,6 +90,8 @@ class HeartbeatWriter:
         return ObserverState(
             up=observer.is_up(hooks),
             reason=observer.reason,
+            canary_round_trip_s=observer.canary_round_trip_s,
+            canary_missed=observer.canary_missed,
             hooks=hooks,
             events=observer.events,
             events_per_s=round((observer.events - events) / (now - then), 1) if now > then else 0.0,

@@ -16,7 +16,7 @@ SCHEMA_VERSION = 1
 
 
 class ObserverState(msgspec.Struct, frozen=True):
-    """One observer: `up` when all its hooks are attached; `reason`: why not, or what it lacks. Counts since start."""
+    """One observer: `up` when it is attached and not blind; `reason`: why not, or what it lacks. Counts since start."""
 
     up: bool
     reason: str
@@ -27,6 +27,8 @@ class ObserverState(msgspec.Struct, frozen=True):
     lost: int
     unattributed: int
     suppressed: dict[str, int]
+    canary_round_trip_s: float | None = None  # None: none came back yet, or the observer has none
+    canary_missed: int = 0
 
 
 class SinkState(msgspec.Struct, frozen=True):

@@ -105,6 +105,8 @@ _DATA: dict[str, _Check] = {
     "timestamp_ns": _integer(1),
     "count": _COUNT,
     "attribution": _text("socket|task|victim|bio|none"),
+    "observer": _text("[a-z]+"),
+    "reason": _text("[a-z_]+"),
     "cgroup_id": _ID,
     "cgroup_v1_id": _ID,
     "pid": _PID,

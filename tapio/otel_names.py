@@ -38,6 +38,8 @@ TAPIO_OUTCOME = "tapio.outcome"
 TAPIO_ANOMALY_COUNT = "tapio.anomaly.count"
 TAPIO_CGROUP_ID = "tapio.cgroup.id"
 TAPIO_ATTRIBUTION = "tapio.attribution"
+TAPIO_OBSERVER = "tapio.observer"
+TAPIO_LOSS_REASON = "tapio.loss.reason"
 TAPIO_ERRNO = "tapio.errno"
 TAPIO_SIGNAL = "tapio.signal"
 TAPIO_OOM_SCOPE = "tapio.oom.scope"
@@ -62,6 +64,8 @@ DATA_ATTRIBUTES = {
     "tapio.anomaly.count": "count",
     "tapio.cgroup.id": "cgroup_id",
     "tapio.attribution": "attribution",
+    "tapio.observer": "observer",
+    "tapio.loss.reason": "reason",
     "tapio.errno": "errno",
     "tapio.signal": "signal",
     "tapio.oom.scope": "oom_scope",
@@ -98,6 +102,8 @@ METRIC_UNITS = {
     "tapio.kernel.limited": "{sample}",
     "tapio.kernel.unreadable": "{event}",
     "tapio.lost_events": "{event}",
+    "tapio.canary.round_trip": "s",
+    "tapio.canary.missed": "{event}",
     "tapio.suppressed_records": "{record}",
     "tapio.anomalies": "{anomaly}",
     "tapio.invalid_anomalies": "{anomaly}",
@@ -133,6 +139,8 @@ PROMETHEUS_NAMES = {
     "tapio_kernel_limited_total": "tapio.kernel.limited",
     "tapio_kernel_unreadable_total": "tapio.kernel.unreadable",
     "tapio_lost_events_total": "tapio.lost_events",
+    "tapio_canary_round_trip_seconds": "tapio.canary.round_trip",
+    "tapio_canary_missed_total": "tapio.canary.missed",
     "tapio_suppressed_records_total": "tapio.suppressed_records",
     "tapio_anomalies_total": "tapio.anomalies",
     "tapio_invalid_anomalies_total": "tapio.invalid_anomalies",

@@ -11,7 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from tapio import __version__
-from tapio.anomalies import CATALOGUE
+from tapio.anomalies import CATALOGUE, EVENTS_LOST
 from tapio.cpus import CpuReport
 from tapio.telemetry import DISK_LATENCY_BOUNDS_S, Hook, ObserverTelemetry, Telemetry
 
@@ -47,6 +47,10 @@ class AgentCollector(Collector):
         events = CounterMetricFamily("tapio_events", "Records read from the kernel.", labels=labels)
         lost = CounterMetricFamily("tapio_lost_events", "Events that the kernel side could not pass on.", labels=labels)
         unattributed = CounterMetricFamily("tapio_unattributed", "Anomalies without a known cgroup.", labels=labels)
+        trip = GaugeMetricFamily(
+            "tapio_canary_round_trip_seconds", "From the agent's latest test event to its detector.", labels=labels
+        )
+        missed = CounterMetricFamily("tapio_canary_missed", "Test events that did not come back.", labels=labels)
         labels = ["observer", "anomaly_type"]
         anomalies = CounterMetricFamily("tapio_anomalies", "Anomalies found.", labels=labels)
         labels = ["observer", "reason"]
@@ -56,12 +60,16 @@ class AgentCollector(Collector):
             events.add_metric([observer.name], observer.events)
             lost.add_metric([observer.name], sum(hook.lost for hook in hooks))
             unattributed.add_metric([observer.name], observer.unattributed)
+            if observer.has_canary:
+                missed.add_metric([observer.name], observer.canary_missed)
+            if observer.canary_round_trip_s is not None:
+                trip.add_metric([observer.name], observer.canary_round_trip_s)
             for kind in CATALOGUE.values():
-                if kind.observer == observer.name:
+                if kind.observer == observer.name or kind is EVENTS_LOST:
                     anomalies.add_metric([observer.name, kind.name], observer.anomalies[kind.name])
             for reason, count in observer.suppressed.items():
                 suppressed.add_metric([observer.name, reason], count)
-        yield from (up, events, lost, unattributed, anomalies, suppressed)
+        yield from (up, events, lost, unattributed, trip, missed, anomalies, suppressed)
 
     @staticmethod
     def _hooks(observers: list[tuple[ObserverTelemetry, list[Hook]]]) -> Iterator[Metric]:

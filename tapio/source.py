@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tapio.canary import CanaryWatch, make_bird
 from tapio.config import Config
 from tapio.cpus import CpuCounters
 from tapio.disks import disk_io
@@ -10,6 +11,7 @@ from tapio.kernel.attach import Attachment, Outcome, attach
 from tapio.kernel.channel import Sampling
 from tapio.kernel.programs import Program, ProgramInfo
 from tapio.kernel.ringbuf import RingBuffer
+from tapio.losses import Losses
 from tapio.observers import OBSERVERS
 from tapio.telemetry import DiskIo, Hook, ObserverTelemetry
 
@@ -50,11 +52,20 @@ class Source:
             self.telemetry.read_disks = self.disks
         self.telemetry.read_reason = lambda: self.observer.reason
         self.telemetry.read_cpus = self.observer.cpu_report
+        self.losses = Losses(attachment.observer, self._lost)
+        self._canary: CanaryWatch | None = None
+        bird = make_bird(attachment.observer, config.node.interval_ms / 1000)
+        if bird is not None:
+            lost = lambda: sum(self._lost().values())  # noqa: E731
+            self._canary = CanaryWatch(bird, self.observer.canary, self.telemetry, lost, config.agent.canary_interval_s)
+            self.telemetry.has_canary = True
         self.configure(config)
 
     def configure(self, config: Config) -> None:
         """Put thresholds in force, here and in the kernel."""
         self._config = config
+        if self._canary is not None:
+            self._canary.interval_s = config.agent.canary_interval_s
         self._settings.write("settings", self.observer.configure(config))
 
     def hooks(self) -> list[Hook]:
@@ -81,6 +92,19 @@ class Source:
                 )
             )
         return found
+
+    def watch_canary(self, *, caught_up: bool) -> None:
+        """Once for each turn of the loop, after the ring was read; `caught_up`: to its end."""
+        if self._canary is not None:
+            self._canary.turn(caught_up=caught_up)
+
+    def _lost(self) -> dict[str, int]:
+        """Events that nobody will see, so far, by reason."""
+        counters = self._counters.read()
+        return {
+            "ring_full": sum(counts["lost"] for counts in counters.values()),
+            "program_busy": sum(program.info().missed for program in self._programs.values()),
+        }
 
     def disks(self) -> list[DiskIo]:
         """What each disk did, without those that the settings ignore."""

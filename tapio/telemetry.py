@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the CLI reads `Hook` and must not load what only the agent 
     from tapio.sinks.base import Sink
 
 STALLED_AFTER_S = 5.0
+_HEARTBEAT_LATE_S = 10.0  # it is written every second
 
 
 class Hook(msgspec.Struct, frozen=True):
@@ -69,15 +70,20 @@ class ObserverTelemetry:
         self.anomalies: Counter[str] = Counter()
         self.unattributed = 0
         self.suppressed: dict[str, int] = {}
+        self.has_canary = False
+        self.canary_round_trip_s: float | None = None  # of the latest one that came back
+        self.canary_missed = 0
+        self.canary_note = ""  # why none can be sent here
+        self.blind = ""  # why the observer is, by its canaries
 
     @property
     def reason(self) -> str:
         """Why the observer is off, or what does not work although it is on; '' if all is well."""
-        return self._reason or self.read_reason()
+        return self._reason or self.blind or self.read_reason() or self.canary_note
 
     def is_up(self, hooks: Sequence[Hook]) -> bool:
-        """Whether every hook of the observer is attached."""
-        return bool(hooks) and all(hook.attached for hook in hooks)
+        """Whether every hook of the observer is attached, and its canaries come back."""
+        return bool(hooks) and all(hook.attached for hook in hooks) and not self.blind
 
 
 class Telemetry:
@@ -92,6 +98,7 @@ class Telemetry:
         self.overflowed: dict[str, int] = {}
         self.drained_at = time.monotonic()
         self.heartbeat_error = ""
+        self.heartbeat_at = time.monotonic()  # when it was written last
 
     def count_occurrence(self, occurrence: Occurrence) -> None:
         """An occurrence goes out to the sinks."""
@@ -102,7 +109,7 @@ class Telemetry:
         return time.monotonic() - self.drained_at > STALLED_AFTER_S
 
     def trouble(self) -> str:
-        """Why the agent is not ready, '' when it is: every hook attached and the rings being drained.
+        """Why the agent does not observe, '' when it does: hooks attached, rings drained, canaries back.
 
         An observer that is off with a reason since the start (no PMU, say) is shown, but is no trouble.
         """
@@ -110,7 +117,14 @@ class Telemetry:
             return f"the rings were not drained within the last {STALLED_AFTER_S:.0f} s"
         for observer in self.observers.values():
             missing = [hook for hook in observer.read_hooks() if not hook.attached]
-            if missing:
-                reasons = "; ".join(f"{hook.name} is detached {hook.reason}".rstrip() for hook in missing)
-                return f"observer {observer.name} is blind: {reasons}"
+            reasons = [f"{hook.name} is detached {hook.reason}".rstrip() for hook in missing]
+            reasons += [observer.blind] if observer.blind else []
+            if reasons:
+                return f"observer {observer.name} is blind: {'; '.join(reasons)}"
         return ""
+
+    def unready(self) -> str:
+        """Why the agent is not ready, '' when it is: it observes, and can say so in its heartbeat."""
+        late_s = time.monotonic() - self.heartbeat_at
+        late = f"the heartbeat was not written for {late_s:.0f} s" if late_s > _HEARTBEAT_LATE_S else ""
+        return self.trouble() or self.heartbeat_error or late

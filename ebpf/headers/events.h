@@ -69,7 +69,9 @@ struct exit_record {
 	struct task_identity task;
 	__s64 kills;	  /* OOM kills that its memcg has counted; -1: unknown */
 	__u32 oom_victim; /* 1: the OOM killer had marked this process */
-	__u32 ignored;	  /* 1: only here because of oom_victim, the settings ignore such an exit */
+	__u32 ignored;	  /* 1: only here because of oom_victim or own_child, the settings ignore such an exit */
+	__u32 own_child;  /* 1: a child of the agent */
+	__u32 pad;
 };
 
 /* What is known of the limit that was hit. */

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from tapio.anomalies import CATALOGUE
+from tapio.anomalies import CATALOGUE, EVENTS_LOST
 from tapio.anomalies import SEVERITIES as KNOWN_SEVERITIES
 from tapio.errors import UsageError
 from tapio.occurrence import Entity, Occurrence
 
-OBSERVERS = tuple(dict.fromkeys(kind.observer for kind in CATALOGUE.values()))
+OBSERVERS = tuple(dict.fromkeys(kind.observer for kind in CATALOGUE.values() if kind is not EVENTS_LOST))
 SEVERITIES: tuple[str, ...] = KNOWN_SEVERITIES  # as text: what a user writes may be none of them
 
 
@@ -22,7 +22,9 @@ _MAX_COUNT = 10**12
 
 
 def observer_of(occurrence: Occurrence) -> str:
-    """The observer that found it: the middle of `kernel.<observer>.<what>`."""
+    """The observer that found it: the middle of `kernel.<observer>.<what>`; of lost events the one that lost them."""
+    if occurrence.type == EVENTS_LOST.name:
+        return str(occurrence.data.get("observer", ""))
     return occurrence.type.split(".")[1]
 
 
@@ -113,7 +115,7 @@ def from_arguments(arguments: argparse.Namespace) -> Filter:
 def find_type(text: str) -> str:
     """The full name of a type: 'oom_kill', 'container.oom_kill' and the full name itself are known."""
     for name in CATALOGUE:
-        if text in (name, name.removeprefix("kernel."), name.split(".")[2]):
+        if text in (name, name.partition(".")[2], name.split(".")[2]):
             return name
     known = ", ".join(name.split(".")[2] for name in CATALOGUE)
     raise UsageError(f"--type {text}: there is no such type: choose from {known}")

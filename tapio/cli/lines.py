@@ -32,7 +32,7 @@ def short_type(name: str) -> str:
 
 
 def where(occurrence: Occurrence) -> str:
-    """The pod, or what else is known: process, device, CPU, cgroup. '-' when nothing is."""
+    """The pod, or what else is known: process, device, CPU, cgroup, observer. '-' when nothing is."""
     found, data = _what(occurrence), occurrence.data
     is_process = pod_of(occurrence) is None and "device" not in data and data.get("comm")
     return f"{found}[{data['pid']}]" if is_process and "pid" in data else found

@@ -6,6 +6,7 @@ from collections import Counter
 
 import msgspec
 
+from tapio.anomalies import EVENTS_LOST
 from tapio.cli.agent_state import Agent
 from tapio.cli.directory import DataDirectory
 from tapio.cli.filters import count_of, observer_of
@@ -23,10 +24,12 @@ class Tally(msgspec.Struct, frozen=True):
 
 
 def tally(directory: DataDirectory, agent: Agent, now_s: float) -> Tally:
-    """Count the anomalies of every window, going by the time at which occurrences were emitted."""
+    """Count the anomalies of every window, going by the time at which occurrences were emitted; losses are none."""
     counts: dict[str, Counter[str]] = {window: Counter() for window in WINDOWS}
     starts_ms = {window: int((now_s - seconds) * 1000) for window, seconds in WINDOWS.items()}
     for occurrence in directory.occurrences(min(starts_ms.values())):
+        if occurrence.type == EVENTS_LOST.name:
+            continue
         emitted_ms = emission_ms(occurrence.id)
         for window, start_ms in starts_ms.items():
             if emitted_ms >= start_ms:

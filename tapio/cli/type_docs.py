@@ -76,6 +76,11 @@ _DOCS: dict[str, tuple[str, str, str]] = {
         "a low rate that is normal for this CPU's work",
         _NODE,
     ),
+    "events_lost": (
+        "Tapio itself lost events of an observer: what the other types say of that time is not complete",
+        "an event that a program filtered out",
+        "observer, reason (ring_full, program_busy); count is the number of lost events",
+    ),
 }
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import abc
+import os
 import signal
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from tapio.anomalies import Anomaly
+from tapio.clock import boot_ns
 from tapio.config import Config
 from tapio.cpus import CpuReport
 from tapio.kernel.channel import Loaded
@@ -16,6 +19,32 @@ from tapio.kernel.channel import Loaded
 Settings = dict[str, int | tuple[int, ...]]
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
+_INITIAL_PIDNS_INODE = 0xEFFFFFFC  # PROC_PID_INIT_INO
+
+
+def own_process(namespace: Path = Path("/proc/self/ns/pid")) -> Settings:
+    """How the kernel side knows the agent: by its pid, in its own pid namespace if that is not the initial one."""
+    status = namespace.stat()
+    nested = status.st_ino != _INITIAL_PIDNS_INODE
+    return {
+        "own_tgid": os.getpid(),
+        "own_pidns_inode": status.st_ino if nested else 0,
+        "own_pidns_device": os.minor(status.st_dev) if nested else 0,  # nsfs has the major number 0
+    }
+
+
+class Canary:
+    """The detector's end of the agent's own test events (tapio/canary.py): by exact facts, never by a guess."""
+
+    def __init__(self) -> None:
+        self.expected: Hashable | None = None  # what tells the event that is on its way; None: it came
+        self.returned_ns = 0  # when, on the boot clock
+
+    def notice(self, facts: Hashable) -> None:
+        """An event of the agent's own reached the detector."""
+        if self.expected is not None and facts == self.expected:
+            self.returned_ns = boot_ns()
+            self.expected = None
 
 
 class Observer(abc.ABC):
@@ -24,6 +53,7 @@ class Observer(abc.ABC):
     name: str
     suppressed: dict[str, int]  # records that were no anomaly of their own, by reason; only grows
     reason: str = ""  # what does not work although the observer does; replaced as a whole
+    canary: Canary  # of observers that have one: tapio/canary.py
 
     @abc.abstractmethod
     def __init__(self, loaded: Loaded) -> None:

@@ -11,10 +11,14 @@ from tapio.anomalies import ABNORMAL_EXIT, Anomaly, Severity
 from tapio.config import Config
 from tapio.kernel.channel import Loaded
 from tapio.kernel.layout import make_decoder
-from tapio.observers.base import Observer, RecentMap, Settings, comm_text, signal_name
+from tapio.observers.base import Canary, Observer, RecentMap, Settings, comm_text, own_process, signal_name
 from tapio.observers.container_oom import OomKills, identity_data, identity_fields
 
-_EXIT_FIELDS = ("kind", "status", "boot_ns", "kills", "oom_victim", "ignored", *identity_fields("task"))
+CANARY_STATUS = 113 << 8  # how a child of the agent ends that is one
+_EXIT_FIELDS = (
+    *("kind", "status", "boot_ns", "kills", "oom_victim", "ignored", "own_child"),
+    *("task_ns_pid", *identity_fields("task")),
+)
 
 
 class ContainerObserver(Observer):
@@ -29,8 +33,9 @@ class ContainerObserver(Observer):
         self._marks_name_victims = loaded.feature("mark_victim_passes_task")
         self._exited: RecentMap[tuple[int, int], None] = RecentMap()
         self._ignored_comm: tuple[str, ...] = ()
-        reasons = ("duplicate", "oom_victim", "already_exiting", "ignored_code", "ignored_comm", "undecodable")
-        self.suppressed = dict.fromkeys(reasons, 0)
+        reasons = ("duplicate", "oom_victim", "already_exiting", "ignored_code", "ignored_comm", "own_process")
+        self.suppressed = dict.fromkeys((*reasons, "undecodable"), 0)
+        self.canary = Canary()
         self._oom = OomKills(loaded, self.suppressed)
 
     def configure(self, config: Config) -> Settings:
@@ -40,7 +45,7 @@ class ContainerObserver(Observer):
         for code in config.container.ignore_exit_codes:
             words[code // 64] |= 1 << code % 64
         main_only = config.container.exit_scope == "main"
-        return {"ignored_exit_codes": tuple(words), "main_process_only": int(main_only)}
+        return {**own_process(), "ignored_exit_codes": tuple(words), "main_process_only": int(main_only)}
 
     def decode(self, records: Iterable[bytes]) -> list[Anomaly]:
         """The anomalies in a batch of records, in the order of the events."""
@@ -69,6 +74,10 @@ class ContainerObserver(Observer):
                 self.suppressed["duplicate"] += 1
                 return []
             self._exited[process] = None
+        if record.own_child and record.status == CANARY_STATUS:
+            self.suppressed["own_process"] += 1
+            self.canary.notice((record.task_ns_pid, record.status))
+            return []
         if record.oom_victim and self._oom.has_reported(process):
             self.suppressed["oom_victim"] += 1
             return []

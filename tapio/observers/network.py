@@ -6,11 +6,10 @@ Failures are anomalies at once (network_failures), resets and retransmits are co
 
 from __future__ import annotations
 
-import os
+import errno
 import sys
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from tapio.anomalies import CONNECTION_REFUSED, RETRANSMIT_SPIKE, RST_STORM, Anomaly
@@ -18,26 +17,14 @@ from tapio.config import Config
 from tapio.kernel.channel import Loaded
 from tapio.kernel.layout import make_decoder, make_twin_key
 from tapio.observers import network_failures, network_socket
-from tapio.observers.base import Observer, Settings
+from tapio.observers.base import Canary, Observer, Settings, own_process
 from tapio.observers.network_rtt import Baselines
 from tapio.observers.network_twins import Twins, bundled
 from tapio.observers.network_windows import Windows
 
 _CLOCK_MONOTONIC_COARSE = 6
-_INITIAL_PIDNS_INODE = 0xEFFFFFFC  # PROC_PID_INIT_INO
 
 _Handler = Callable[[Any], list[Anomaly]]
-
-
-def _own_process(namespace: Path = Path("/proc/self/ns/pid")) -> Settings:
-    """How the kernel side knows the agent: by its pid, in its own pid namespace if that is not the initial one."""
-    status = namespace.stat()
-    nested = status.st_ino != _INITIAL_PIDNS_INODE
-    return {
-        "own_tgid": os.getpid(),
-        "own_pidns_inode": status.st_ino if nested else 0,
-        "own_pidns_device": os.minor(status.st_dev) if nested else 0,  # nsfs has the major number 0
-    }
 
 
 class NetworkObserver(Observer):
@@ -50,6 +37,7 @@ class NetworkObserver(Observer):
         self._retransmits = Windows(RETRANSMIT_SPIKE, "retransmits", "segments sent again to")
         self._resets = Windows(RST_STORM, "rst_count", "resets received from")
         self._baselines = Baselines()
+        self.canary = Canary()
         reasons = ("own_process", "ignored", "unreachable_at_once", "no_path", "no_rtt", "undecodable")
         self.suppressed = dict.fromkeys(reasons, 0)
         self._twin_key = make_twin_key(loaded.record("connection_failed_record"), ("boot_ns", "socket_local_port"))
@@ -74,7 +62,7 @@ class NetworkObserver(Observer):
         self._baselines.configure(network)
         tick_s = time.clock_getres(_CLOCK_MONOTONIC_COARSE)
         return {
-            **_own_process(),
+            **own_process(),
             "samples_per_s": network.rtt_samples_per_s,
             "sample_interval_jiffies": round(network.rtt_sample_interval_ms / 1000 / tick_s),
             "jiffies_per_s": round(1 / tick_s),
@@ -102,6 +90,8 @@ class NetworkObserver(Observer):
             record = decode(raw)
             if record.socket_own:
                 self.suppressed["own_process"] += 1
+                if getattr(record, "error", 0) == errno.ECONNREFUSED:
+                    self.canary.notice((record.socket_local_port, record.socket_peer_port))
             elif self._sockets.is_ignored(record):
                 self.suppressed["ignored"] += 1
             else:

@@ -13,7 +13,7 @@ from tapio.cpus import CpuCounters, CpuReport, together
 from tapio.kernel.channel import Loaded
 from tapio.kernel.layout import make_decoder
 from tapio.kernel.perf import online_cpus
-from tapio.observers.base import Observer, Settings
+from tapio.observers.base import Canary, Observer, Settings
 from tapio.observers.node_deltas import FIELDS, Delta, ImplausibleError, difference
 from tapio.observers.node_judge import CpuJudge, Finding, Rules, Window
 
@@ -63,6 +63,7 @@ class NodeObserver(Observer):
         self._standstill = 0
         self._uncounted: tuple[int, ...] = ()
         self.suppressed = dict.fromkeys(("not_counted", "implausible", "undecodable"), 0)
+        self.canary = Canary()
         self._tell()
 
     def configure(self, config: Config) -> Settings:
@@ -79,6 +80,7 @@ class NodeObserver(Observer):
                 if int.from_bytes(raw[:4], sys.byteorder) != self._kind:
                     raise ValueError
                 found += self._sample(self._decode(raw))
+                self.canary.notice("sample")
             except ImplausibleError:
                 self.suppressed["implausible"] += 1
             except ValueError:

@@ -36,6 +36,13 @@ def connect(address: str, port: int, times: int, expected: int, timeout_s: int =
             assert outcome == expected, outcome
 
 
+def connect_many(address: str, port: int, peers: int, block: int) -> None:
+    """Connect to so many addresses 127.1.`block`.x, where nobody listens."""
+    for host in range(1, peers + 1):
+        with _socket(address) as client:
+            assert _try(client, f"127.1.{block}.{host}", port) != 0
+
+
 def connect_at_once(address: str, port: int, times: int, expected: int) -> None:
     """Begin so many connects together, and wait for all."""
     clients = [_socket(address) for _ in range(times)]

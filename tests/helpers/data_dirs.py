@@ -1,4 +1,4 @@
-"""Data directories made up for tests of the CLI: occurrences of all twelve types, and heartbeats."""
+"""Data directories made up for tests of the CLI: occurrences of all types, and heartbeats."""
 
 from __future__ import annotations
 
@@ -55,6 +55,8 @@ FACTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cpu_stall": ("CPU 3 stalled for 45 % of its cycles", _NODE),
     "memory_pressure": ("CPU 3 waited for memory for 25 % of its cycles", {**_NODE, "stall_pct": 25.0}),
     "ipc_degradation": ("IPC of CPU 3 is 0.50, normally 1.90", _NODE),
+    "events_lost": ("Events of the observer network were lost: its ring buffer was full",
+                    {"observer": "network", "reason": "ring_full", "count": 4711}),
 }  # fmt: skip
 
 

@@ -28,6 +28,8 @@ UPSTREAM = {
     "heartbeat_document": {"telemetry"},
     "web": set(),
     "episodes": set(),
+    "losses": set(),
+    "canary": {"kernel", "observers", "telemetry"},
     "cli": {"store", "heartbeat_document"},
 }
 

@@ -347,7 +347,8 @@ def test_recent_is_newest_first_and_filtered(data: DataDir) -> None:
     assert types("--limit", "2") == everything[:2]
     assert types("--since", "100s") == everything[:3]
     assert types("--container") == ["oom_kill", "abnormal_exit"]
-    assert types("--storage", "--node") == list(FACTS)[7:]
+    assert types("--storage", "--node") == list(FACTS)[7:12]
+    assert types("--network", "--type", "agent.events_lost") == ["events_lost"]  # the network observer's
     assert types("--severity", "critical") == ["oom_kill", "io_error", "cpu_stall"]
     assert types("--type", "oom_kill", "--type", "io_error") == ["oom_kill", "io_error"]
     assert types("--namespace", "shop", "--pod", "checkout-*", "--container") == ["oom_kill", "abnormal_exit"]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tapio.anomalies import Anomaly
 from tapio.config import Config, ContainerConfig
 from tapio.errors import ObjectError
+from tapio.observers.base import own_process
 from tapio.observers.container import _EXIT_FIELDS, ContainerObserver
 from tapio.observers.container_oom import _OOM_FIELDS
 
@@ -50,6 +51,20 @@ def mark_of(pid: int, **more: Any) -> bytes:
 
 def names(anomalies: list[Anomaly]) -> list[str]:
     return [anomaly.type.name.rsplit(".", 1)[1] for anomaly in anomalies]
+
+
+def test_a_child_of_the_agent_is_a_canary_and_no_anomaly() -> None:
+    """Only the one that is expected comes back; how another child ends is as with any process."""
+    observer = make_observer()
+    observer.canary.expected = (7, 0x7100)
+    assert observer.decode([exit_of(900, 0x7100, own_child=1, task_ns_pid=8), exit_of(901, 0x7100, own_child=1)]) == []
+    assert observer.canary.expected == (7, 0x7100)
+    assert observer.decode([exit_of(907, 0x7100, own_child=1, task_ns_pid=7, ignored=1)]) == []
+    assert observer.canary.expected is None
+    assert observer.suppressed["own_process"] == 3
+    assert observer.decode([exit_of(908, 0x300, own_child=1, ignored=1)]) == []
+    others = [exit_of(907, 0x7100, task_ns_pid=7), exit_of(909, 0x300, own_child=1)]
+    assert names(observer.decode(others)) == ["abnormal_exit", "abnormal_exit"]
 
 
 def test_codes_signals_and_cores() -> None:
@@ -206,7 +221,11 @@ def test_ignored_names_hide_exits_and_no_oom_kill() -> None:
 def test_settings_for_the_kernel() -> None:
     observer = make_observer()
     settings = observer.configure(Config(container=ContainerConfig("main", (0, 1, 64, 143, 255))))
-    assert settings == {"ignored_exit_codes": (3, 1, 1 << 15, 1 << 63), "main_process_only": 1}
+    assert settings == {
+        **own_process(),
+        "ignored_exit_codes": (3, 1, 1 << 15, 1 << 63),
+        "main_process_only": 1,
+    }
 
 
 def test_memory_stays_bounded() -> None:

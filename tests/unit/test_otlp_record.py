@@ -56,7 +56,7 @@ def test_attributes(type_name: str) -> None:
     one = occurrence(
         type_name, context=POD, ppid=7, exit_code=137, signal=9, dst_ip="10.1.2.3", dst_port=5432, src_ip="10.0.0.1",
         src_port=40123, protocol="tcp", family="ipv4", phase="connect", errno="ECONNREFUSED", device="sda",
-        operation="write", oom_scope="container", cpu=3, cgroup_id=8429,
+        operation="write", oom_scope="container", cpu=3, cgroup_id=8429, observer="network", reason="ring_full",
     )  # fmt: skip
     record = record_of(one)
     assert record["attributes"] == {
@@ -67,6 +67,7 @@ def test_attributes(type_name: str) -> None:
         "disk.io.direction": "write", "cpu.logical_number": 3, "tapio.anomaly.count": 1, "tapio.cgroup.id": 8429,
         "tapio.attribution": "victim", "tapio.errno": "ECONNREFUSED", "tapio.signal": 9,
         "tapio.oom.scope": "container", "tapio.connection.phase": "connect", "tapio.disk.operation": "write",
+        "tapio.observer": "network", "tapio.loss.reason": "ring_full",
     }  # fmt: skip
     assert unknown_names(record) == set()
 

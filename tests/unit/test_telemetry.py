@@ -38,6 +38,24 @@ def test_ready_and_not() -> None:
     assert "not drained" in stalled.trouble()
 
 
+def test_no_heartbeat_is_not_ready_though_the_agent_observes() -> None:
+    """A write that failed, and one that never ends."""
+    telemetry = make_telemetry(Hook("mark_victim", attached=True))
+    assert telemetry.unready() == ""
+    telemetry.heartbeat_error = "writing the heartbeat: no space left on device"
+    assert telemetry.unready() == telemetry.heartbeat_error
+    assert telemetry.trouble() == ""
+    telemetry.heartbeat_error = ""
+    telemetry.heartbeat_at -= 11
+    assert telemetry.unready() == "the heartbeat was not written for 11 s"
+
+
+def test_missing_canaries_are_blindness() -> None:
+    telemetry = make_telemetry(Hook("mark_victim", attached=True))
+    telemetry.observers["container"].blind = "2 canaries in a row did not come back"
+    assert telemetry.trouble() == "observer container is blind: 2 canaries in a row did not come back"
+
+
 @pytest.mark.parametrize("hooks", [(), (Hook("mark_victim", attached=True, hits=7, lost=2, filtered=1, run_ns=3_000),)])
 def test_the_exposition_can_be_read(hooks: tuple[Hook, ...]) -> None:
     telemetry = make_telemetry(*hooks)

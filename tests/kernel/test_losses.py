@@ -1,0 +1,115 @@
+"""An agent that cannot keep up says exactly how much it did not see."""
+
+from __future__ import annotations
+
+import errno
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from helpers import clients
+from helpers.cgroups import ScratchCgroup
+from helpers.ports import closed_port
+from helpers.running_agent import RunningAgent, configured_agent, wait_for
+
+pytestmark = pytest.mark.kernel
+
+CONFIG = """
+[kernel]
+ring_kib = 64
+[network]
+rtt_samples_per_s = 0
+[episodes]
+interval_s = 1
+"""
+STORM = 5003
+LOST = "tapio.agent.events_lost"
+
+
+def counts(agent: RunningAgent) -> Counter[str]:
+    """The sum of data.count by type."""
+    sums: Counter[str] = Counter()
+    for found in agent.occurrences():
+        sums[found["type"]] += found["data"]["count"]
+    return sums
+
+
+def test_a_stopped_agent_knows_what_it_missed(tmp_path: Path, cgroup: ScratchCgroup) -> None:
+    """SIGSTOP during a storm: what the kernel counted is what was emitted and what was reported as lost."""
+    with configured_agent(tmp_path, CONFIG, "--observer=network") as agent:
+        agent.process.send_signal(signal.SIGSTOP)
+        with closed_port() as port:
+            storm = clients.command("connect", "127.0.0.1", port, STORM, errno.ECONNREFUSED)
+            assert cgroup.run(storm).returncode == 0
+        agent.process.send_signal(signal.SIGCONT)
+        wait_for(lambda: counts(agent)[LOST], 15)
+        agent.settle(2.5)
+        assert agent.stop() == 0
+
+        lost = [found for found in agent.occurrences() if found["type"] == LOST]
+        assert {(one["severity"], one["outcome"], one["error"]["code"]) for one in lost} == {
+            ("warning", "failure", "EVENTS_LOST")
+        }
+        assert {(one["data"]["observer"], one["data"]["reason"]) for one in lost} == {("network", "ring_full")}
+        seen = sum(found["data"]["count"] for found in agent.of_cgroup(cgroup.id))
+        missed = sum(one["data"]["count"] for one in lost)
+        # Others on this machine lose events, too.
+        assert STORM <= seen + missed <= STORM + 500
+        assert 300 < seen < 600  # seven eighths of the ring
+
+
+def test_the_kernels_count_is_what_was_emitted_and_lost(tmp_path: Path, cgroup: ScratchCgroup) -> None:
+    """By the kernel's own counters, whoever else is on the machine: every record was read, every loss reported."""
+    with configured_agent(tmp_path, CONFIG, "--observer=network", "--observer=container") as agent:
+        for _ in range(3):
+            agent.process.send_signal(signal.SIGSTOP)
+            with closed_port() as port:
+                cgroup.run(clients.command("connect", "127.0.0.1", port, 1009, errno.ECONNREFUSED))
+            agent.process.send_signal(signal.SIGCONT)
+            agent.settle(1.5)
+        wait_for(
+            lambda: counts(agent)[LOST] == agent.metric('tapio_lost_events_total{observer="network"}')
+            + agent.metric('tapio_lost_events_total{observer="container"}') > 0,
+            15,
+            lambda: str(counts(agent)),
+        )  # fmt: skip
+        wait_for(
+            lambda: (
+                agent.metric('tapio_kernel_records_total{hook="inet_sock_set_state",observer="network"}')
+                == sum(
+                    agent.metric(f'tapio_anomalies_total{{anomaly_type="kernel.network.{kind}",observer="network"}}')
+                    for kind in ("connection_refused", "connection_timeout")
+                )
+                + sum(
+                    agent.metric(f'tapio_suppressed_records_total{{observer="network",reason="{reason}"}}')
+                    for reason in ("own_process", "ignored", "unreachable_at_once", "undecodable")
+                )
+            ),
+            15,
+        )
+
+
+def test_nothing_lost_is_nothing_reported(tmp_path: Path, cgroup: ScratchCgroup) -> None:
+    """Filtered events are not lost: a thousand healthy exits and a storm that fits."""
+    with configured_agent(tmp_path, CONFIG) as agent:
+        cgroup.run(["/bin/sh", "-c", "i=0; while [ $i -lt 997 ]; do (exit 0); i=$((i+1)); done"])
+        with closed_port() as port:
+            cgroup.run(clients.command("connect", "127.0.0.1", port, 101, errno.ECONNREFUSED))
+        wait_for(lambda: sum(one["data"]["count"] for one in agent.of_cgroup(cgroup.id)) == 101, 10)
+        assert agent.stop() == 0
+        lost = sum(agent_lost["data"]["count"] for agent_lost in agent.occurrences() if agent_lost["type"] == LOST)
+        assert lost == 0
+
+
+def test_a_storm_adds_no_series(tmp_path: Path, cgroup: ScratchCgroup) -> None:
+    """Thousands of peers and pids: /metrics keeps within the documented bound, disks apart."""
+    with configured_agent(tmp_path, CONFIG) as agent:
+        for peer in range(1, 30):
+            with closed_port() as port:
+                cgroup.run(clients.command("connect_many", "127.0.0.1", port, 101, peer))
+        cgroup.run(["/bin/sh", "-c", "i=0; while [ $i -lt 503 ]; do (exit $((i % 200 + 1))); i=$((i+1)); done"])
+        wait_for(lambda: counts(agent)["kernel.network.connection_refused"] >= 101, 15)
+        lines = agent.get("/metrics")[1].splitlines()
+        series = [line for line in lines if not line.startswith(("#", "tapio_disk_", "tapio_cpu_"))]
+        assert 50 < len(series) <= 400
