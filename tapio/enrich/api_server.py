@@ -85,6 +85,8 @@ class ApiServer:
             )
         except (ConfigException, OSError, ValueError) as error:
             raise ClusterError(f"{doing}: reading the token: {error}: see {self._token}") from error
+        except urllib3.exceptions.ReadTimeoutError as error:
+            raise ClusterError(f"{doing}: no answer within {read_timeout_s:g} s: it is tried again", 504) from error
         except urllib3.exceptions.HTTPError as error:
             raise ClusterError(f"{doing}: {error}: it is tried again") from error
         if answer.status == 200:

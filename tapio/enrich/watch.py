@@ -1,7 +1,7 @@
 """One list and one watch of a kind of object, for ever: what Kubernetes clients call a reflector.
 
 List with resourceVersion 0 (the API server's cache, in pages), watch from there, with bookmarks. A watch that ends is
-taken up where it was; 410 Gone, by status or as an event, means a new list. There is never more than one request in
+taken up where it was; 410 Gone, by status or as an event, means a new list, and so does a watch that stays silent. There is never more than one request in
 flight, none without a timeout, and after a failure a jittered wait of up to half a minute.
 """
 
@@ -11,7 +11,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -32,6 +32,8 @@ _MAX_PAGE_BYTES = 64 << 20  # a list of the cache comes whole, whatever page siz
 _MAX_LINE_BYTES = 4 << 20  # etcd takes objects of 1.5 MiB
 _BACKOFF_S = (0.5, 30.0)
 _GONE = 410
+# A server that was restored from a backup does not know our version yet: it says 504 (or 400), or nothing at all.
+_LOST = (_GONE, 400, 504)
 
 
 class Handler(Protocol):
@@ -83,7 +85,6 @@ class Watch:
         parameters: Mapping[str, str] | None = None,
         *,
         read_timeout_s: float = _READ_TIMEOUT_S,
-        wait: Callable[[float], None] = time.sleep,
     ) -> None:
         """`path` is that of the resource, `parameters` select from it."""
         self.is_up = False  # listed, and the watch is open
@@ -91,7 +92,6 @@ class Watch:
         self._server, self._path, self._handler = server, path, handler
         self._parameters = dict(parameters or {})
         self._read_timeout_s = read_timeout_s
-        self._wait = wait
         self._version = ""  # '': a list is needed
         self._failures = 0
         self._last_error = ""
@@ -102,7 +102,7 @@ class Watch:
 
     def _run(self) -> None:
         while True:
-            self._wait(self.turn())
+            time.sleep(self.turn())
 
     def turn(self) -> float:
         """List if needed, then watch until that ends; returns how long to wait before the next turn, in seconds."""
@@ -130,8 +130,9 @@ class Watch:
         return max(wait_s, least_s)
 
     def _fail(self, error: ClusterError) -> float:
-        if error.status == _GONE:
+        if error.status in _LOST:
             self._version = ""
+        if error.status == _GONE:
             log.info("watching %s: what was last seen is gone from the API server's history: listing anew", self._path)
         else:
             self.is_up = False
@@ -178,6 +179,9 @@ class Watch:
             self.is_up, self._last_error = True, ""
             for line in _lines(answer):
                 self._take(line)
+        except urllib3.exceptions.ReadTimeoutError:
+            self._version = ""
+            raise
         finally:
             answer.close()
 

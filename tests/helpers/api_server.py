@@ -52,6 +52,7 @@ class ApiServerDouble:
         self.asked: list[Asked] = []
         self.faults: deque[int | str] = deque()
         self.page = 0  # objects a page; 0: what the client asks for
+        self.future: int | None = 504  # how a version that is still to come is refused; None: by silence
         self.selects = True  # whether field selectors are honoured
         self.version = 1000
         self.oldest = 0  # changes up to this one were compacted away
@@ -61,6 +62,7 @@ class ApiServerDouble:
         self._watchers: list[tuple[str, str, queue.Queue[Any]]] = []
         self._server: ThreadingHTTPServer | None = None
         self.port = 0
+        self.closed = False
         self.start()
 
     def start(self) -> None:
@@ -229,6 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "retry-after":
             self._refuse(429, "too many", {"Retry-After": "3"})
         elif fault == "reset":
+            self.close_connection = True
             _reset(self.connection)
         elif fault == "hang":
             time.sleep(30)
@@ -268,6 +271,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(json.dumps({"kind": "List", "metadata": metadata, "items": found[start : start + page]}).encode())
 
     def _watch(self, resource: str, query: dict[str, str]) -> None:
+        if int(query["resourceVersion"]) > self.api.version:
+            if self.api.future is None:
+                time.sleep(30)
+            else:
+                self._refuse(self.api.future, "Too large resource version")
+            return
         begun = self.api.watch(resource, self._node(query), int(query["resourceVersion"]))
         if begun is None:
             self._refuse(410, "too old resource version")
@@ -308,6 +317,7 @@ def api_server(folder: Path) -> Iterator[ApiServerDouble]:
     try:
         yield double
     finally:
+        double.closed = True
         double.stop()
 
 
