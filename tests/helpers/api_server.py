@@ -25,7 +25,7 @@ from urllib.parse import parse_qs, urlsplit
 from helpers.certificates import Authority
 
 PATHS = {"/api/v1/pods": "pods", "/api/v1/services": "services", "/apis/batch/v1/jobs": "jobs"}
-TOKEN = "first-token"
+_FIRST = "first-token"
 
 
 class Asked:
@@ -45,10 +45,10 @@ class ApiServerDouble:
         self.account = folder / "account"
         self.account.mkdir()
         (self.account / "ca.crt").write_bytes(self.authority.ca.read_bytes())
-        (self.account / "token").write_text(TOKEN)
+        (self.account / "token").write_text(_FIRST)
         for path in (folder, self.account):
             path.chmod(0o755)
-        self.tokens = {TOKEN}
+        self.tokens = {_FIRST}
         self.asked: list[Asked] = []
         self.faults: deque[int | str] = deque()
         self.page = 0  # objects a page; 0: what the client asks for

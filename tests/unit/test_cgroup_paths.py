@@ -32,7 +32,7 @@ SLICE = f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{LOW}.s
         (f"/kubepods.slice/kubepods-pod{LOW}.slice/cri-containerd-{ID}.scope", IN),
         (f"/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{LOW}.slice/crio-{ID}.scope", IN),
         (f"/system.slice/containerd.service/kubepods-burstable-pod{LOW}.slice:cri-containerd:{ID}", IN),
-        (f"/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{LOW}.slice/cri-containerd-{ID}.scope", IN),  # kind
+        (f"/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{LOW}.slice/cri-containerd-{ID}.scope", IN),
         (f"/kubelet/kubepods/burstable/pod{UID}/{ID}", IN),
         # What runs inside a container belongs to it: crun's own level, systemd, Docker in Docker.
         (f"{SLICE}/crio-{ID}.scope/container", IN),
