@@ -175,9 +175,7 @@ class AgentCollector(Collector):
 
     @staticmethod
     def _enrichment(figures: EnrichmentFigures) -> Iterator[Metric]:
-        outcomes = CounterMetricFamily(
-            "tapio_enriched", "Anomalies by what was found of their pod.", labels=["result"]
-        )
+        outcomes = CounterMetricFamily("tapio_enriched", "Anomalies by what was found of their pod.", labels=["result"])
         for result, count in figures.outcomes.items():
             outcomes.add_metric([result], count)
         yield outcomes

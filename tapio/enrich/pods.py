@@ -109,12 +109,9 @@ class PodIndex:
     def apply(self, kind: str, raw: bytes | msgspec.Raw) -> None:
         """Take over one change: ADDED, MODIFIED or DELETED. msgspec.MsgspecError when it cannot be read."""
         pod = self._decoder.decode(raw)
-        uid = self._store(pod)
+        uid = self._store(pod, deleted=kind == "DELETED")
         if kind == "DELETED" and uid:
-            known = self._by_uid[uid]
-            if not known.deleting_since_ns and not known.config_hash:
-                known = msgspec.structs.replace(known, deleting_since_ns=self._now_ns())
-            self._retire(known)
+            self._retire(self._by_uid[uid])
         self._changed()
 
     def _changed(self) -> None:
@@ -132,7 +129,7 @@ class PodIndex:
                     del self._by_address[address]
         self.version += 1
 
-    def _store(self, found: PodObject) -> str:
+    def _store(self, found: PodObject, *, deleted: bool = False) -> str:
         """Remember a pod; returns its uid, '' for one of another node."""
         metadata, status = found.metadata, found.status
         if found.spec.node_name != self._node:
@@ -146,7 +143,7 @@ class PodIndex:
         deleting_since_ns = known.deleting_since_ns if known else 0  # a deletion is never taken back
         config_hash = metadata.annotations.config_hash if metadata.annotations else ""
         # Of a static pod the API server has only a mirror, and deleting that stops nothing.
-        if metadata.deletion_timestamp and not deleting_since_ns and not config_hash:
+        if (deleted or metadata.deletion_timestamp) and not deleting_since_ns and not config_hash:
             deleting_since_ns = self._now_ns()
         owners = owners_of(metadata)
         ended = status.phase in ("Succeeded", "Failed")
@@ -176,6 +173,8 @@ class PodIndex:
             if held is not None and not held.until_ns:
                 if held.pod.uid == pod.uid:
                     since_ns = held.since_ns
+                elif pod.deleting_since_ns:
+                    continue
                 elif not held.pod.deleting_since_ns:
                     since_ns = _NEVER
             self._by_address[address] = Address(pod, since_ns)

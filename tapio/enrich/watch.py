@@ -1,8 +1,9 @@
 """One list and one watch of a kind of object, for ever: what Kubernetes clients call a reflector.
 
 List with resourceVersion 0 (the API server's cache, in pages), watch from there, with bookmarks. A watch that ends is
-taken up where it was; 410 Gone, by status or as an event, means a new list, and so does a watch that stays silent. There is never more than one request in
-flight, none without a timeout, and after a failure a jittered wait of up to half a minute.
+taken up where it was; 410 Gone, by status or as an event, means a new list, and so does a watch that stays silent.
+There is never more than one request in flight, none without a timeout, and after a failure a jittered wait of up to
+half a minute.
 """
 
 from __future__ import annotations

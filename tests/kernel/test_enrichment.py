@@ -357,7 +357,7 @@ def test_an_api_server_that_goes_away(tmp_path: Path, monkeypatch: pytest.Monkey
         api.tokens = {"second"}
         api.start()
         wait_for(lambda: agent.metric("tapio_k8s_watch_up") == 1, 90)
-        assert api.asked[-1].token == "second"
+        assert api.asked[-1].token in api.tokens
 
 
 def test_exits_of_scope_main_with_the_container_observer_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,8 +386,8 @@ def test_exits_of_scope_main_with_the_container_observer_alone(tmp_path: Path, m
         ("enabled = true", {"NODE_NAME": ""}, "the environment has no NODE_NAME"),
         ("enabled = true", {"KUBERNETES_SERVICE_HOST": ""}, "the environment has no KUBERNETES_SERVICE_HOST"),
         ('service_account_dir = "/nowhere"', {}, "reading the service account in /nowhere: "),
-        ("", {"unreadable": "token"}, "token as uid 65534: permission denied: set fsGroup of the pod to 65534"),
-        ("", {"unreadable": "ca.crt"}, "ca.crt as uid 65534: permission denied"),
+        ("", {"closed": "token"}, "token as uid 65534: permission denied: set fsGroup of the pod to 65534"),
+        ("", {"closed": "ca.crt"}, "ca.crt as uid 65534: permission denied"),
     ],
 )
 def test_a_start_that_cannot_work_is_one_line(
@@ -399,7 +399,7 @@ def test_a_start_that_cannot_work_is_one_line(
         folder.chmod(0o755)
     for name in ("token", "ca.crt"):
         (account / name).write_bytes((api.account / name).read_bytes())
-        (account / name).chmod(0o600 if name == environment.get("unreadable") else 0o644)
+        (account / name).chmod(0o600 if name == environment.get("closed") else 0o644)
     config = tmp_path / "tapio.toml"
     account_line = "" if "service_account" in setting else f'service_account_dir = "{account}"\n'
     config.write_text(f"[kubernetes]\n{account_line}{setting}\n")
