@@ -24,6 +24,8 @@ from tapio import prometheus
 from tapio.anomalies import Anomaly
 from tapio.clock import WallClock, boot_ns, rfc3339_ms
 from tapio.config import Config
+from tapio.enrich.chosen import ChosenEnrichment, is_chosen
+from tapio.enrich.stage import Enriched, Enrichment
 from tapio.episodes import Emitted, Episodes
 from tapio.errors import KernelError, TapioError, UsageError
 from tapio.heartbeat import HeartbeatWriter
@@ -33,7 +35,7 @@ from tapio.occurrence import PROTOCOL_VERSION, Context, Error, Occurrence
 from tapio.sinks.base import MultiSink
 from tapio.sinks.chosen import ChosenSinks
 from tapio.sinks.file import FileSink
-from tapio.source import Source, attach_observers
+from tapio.source import CGROUP, Source, attach_observers
 from tapio.store import Store, lock_directory, open_directory
 from tapio.telemetry import ObserverTelemetry, Telemetry
 from tapio.web import PLAIN, Answer, WebServer
@@ -63,19 +65,23 @@ class Agent:
         self._reloading = False
         self._wake, self._wake_end = socket.socketpair()
         self._sources: list[Source] = []
+        self._enrichment: Enrichment | None = None
 
     def run(self) -> None:
         """Observe until SIGTERM or SIGINT. TapioError when the start fails; nothing stays attached then."""
         self._catch_signals()
         config = self._config
         chosen = ChosenSinks(config, os.environ, self._node)
+        enrichment = None
+        if is_chosen(config.kubernetes, self._node, os.environ):
+            enrichment = ChosenEnrichment(config.kubernetes, self._node, os.environ)
         uid, gid = privileges.find_user(config.user)
         path = Path(config.data_dir)
         directory = open_directory(path, uid, gid)
         lock = lock_directory(directory, path, uid, gid)
         store = Store(directory)
         try:
-            failed = self._attach()
+            failed = self._attach(enrichment)
         except TapioError:
             if self._stopping:  # whoever ended us may have ended the loader too
                 return
@@ -86,6 +92,8 @@ class Agent:
             codecs.lookup(name)
         privileges.drop(uid, gid)
         self._check_config_is_readable(uid)
+        if enrichment is not None:
+            self._enrichment = enrichment.start()
 
         with contextlib.ExitStack() as cleanup:
             sinks = MultiSink(chosen.make(store, directory))
@@ -94,6 +102,7 @@ class Agent:
             observers += [ObserverTelemetry(name, reason) for name, reason in failed.items()]
             telemetry = Telemetry(observers, sinks.sinks)
             telemetry.folded, telemetry.overflowed = self._episodes.folded, self._episodes.overflowed
+            telemetry.enrichment = self._enrichment
             self._serve(telemetry, cleanup)
             export = chosen.make_metric_export()
             if export is not None and config.otlp.agent_metrics:
@@ -124,10 +133,10 @@ class Agent:
         for number, handler in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, reload)):
             signal.signal(number, handler)
 
-    def _attach(self) -> dict[str, str]:
+    def _attach(self, enrichment: ChosenEnrichment | None) -> dict[str, str]:
         """Attach every observer; returns the reasons of those that are off."""
-        outcome = attach_observers(self._config)
-        if not outcome.attached:
+        outcome = attach_observers(self._config, cgroups=enrichment is not None)
+        if all(attachment.observer == CGROUP for attachment in outcome.attached):
             raise KernelError("; ".join(dict.fromkeys(outcome.failed.values())))
         for name, reason in outcome.failed.items():
             log.warning("observer %s is off: %s", name, reason)
@@ -135,7 +144,10 @@ class Agent:
             for hook in attachment.hooks:
                 if hook.reason:
                     log.warning("observer %s is not complete: %s", attachment.observer, hook.reason)
-            self._sources.append(Source(attachment, self._config))
+            make = enrichment.make_observer if enrichment is not None and attachment.observer == CGROUP else None
+            self._sources.append(Source(attachment, self._config, make))
+        if enrichment is not None:
+            enrichment.scan()
         return outcome.failed
 
     def _check_config_is_readable(self, uid: int) -> None:
@@ -199,6 +211,8 @@ class Agent:
             self._admit(anomalies, source, sinks, telemetry)
             source.watch_canary(caught_up=len(records) < _MAX_RECORDS_A_TURN)
         self._emit(self._episodes.due(boot_ns()), sinks, telemetry)
+        if self._enrichment is not None:
+            self._send(self._enrichment.due(boot_ns()), sinks, telemetry)
         telemetry.drained_at = time.monotonic()
         return busy
 
@@ -211,20 +225,28 @@ class Agent:
             self._emit(self._episodes.admit(anomalies, boot_ns()), sinks, telemetry)
 
     def _emit(self, leaving: list[Emitted], sinks: MultiSink, telemetry: Telemetry) -> None:
-        for emitted in leaving:
+        if self._enrichment is not None:
+            self._send(self._enrichment.admit(leaving, boot_ns()), sinks, telemetry)
+        else:
+            plain = [Enriched(emitted, self._context, {}, emitted.anomaly.severity) for emitted in leaving]
+            self._send(plain, sinks, telemetry)
+
+    def _send(self, leaving: list[Enriched], sinks: MultiSink, telemetry: Telemetry) -> None:
+        for enriched in leaving:
             try:
-                occurrence = self._occurrence(emitted)
+                occurrence = self._occurrence(enriched)
             except (ValueError, OverflowError) as error:
-                telemetry.invalid += emitted.count
-                log.warning("describing a %s: %s: please report it", emitted.anomaly.type.name, error)
+                telemetry.invalid += enriched.emitted.count
+                log.warning("describing a %s: %s: please report it", enriched.emitted.anomaly.type.name, error)
                 continue
             telemetry.count_occurrence(occurrence)
             sinks.send(occurrence)
 
-    def _occurrence(self, emitted: Emitted) -> Occurrence:
+    def _occurrence(self, enriched: Enriched) -> Occurrence:
+        emitted = enriched.emitted
         anomaly = emitted.anomaly
         unix_ns = self._clock.unix_ns(anomaly.boot_ns)
-        data = {**anomaly.data, "count": emitted.count, "timestamp_ns": unix_ns}
+        data = {**anomaly.data, **enriched.data, "count": emitted.count, "timestamp_ns": unix_ns}
         if emitted.episode_id:
             data["episode"] = {
                 "id": emitted.episode_id,
@@ -239,10 +261,10 @@ class Agent:
             source="tapio",
             type=anomaly.type.name,
             protocol_version=PROTOCOL_VERSION,
-            severity=anomaly.severity,
+            severity=enriched.severity,
             outcome=anomaly.type.outcome,
             error=Error(code=anomaly.type.code, message=anomaly.message),
-            context=self._context,
+            context=enriched.context,
             data=data,
         )
 
@@ -263,7 +285,7 @@ class Agent:
             if isinstance(sink, FileSink):
                 sink.config = config.file
         restart = [key for key in ("sinks", "observers", "data_dir", "ebpf_dir", "metrics_address", "user", "kernel",
-                                   "otlp", "polku", "node.interval_ms", "node.events")
+                                   "kubernetes", "otlp", "polku", "node.interval_ms", "node.events")
                    if attrgetter(key)(config) != attrgetter(key)(self._config)]  # fmt: skip
         if config.tables() != self._config.tables():
             restart.append("storage.max_in_flight")
@@ -279,6 +301,8 @@ class Agent:
         for source in self._sources:
             self._admit(source.observer.due(None) + source.losses.due(boot_ns(), last=True), source, sinks, telemetry)
         self._emit(self._episodes.flush(), sinks, telemetry)
+        if self._enrichment is not None:
+            self._send(self._enrichment.due(None), sinks, telemetry)
         if sinks.flush(deadline):
             return
         for sink in sinks.sinks:

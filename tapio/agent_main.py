@@ -15,6 +15,7 @@ from typing import Any, NoReturn, get_args
 from tapio import __version__
 from tapio import config as configuration
 from tapio.config import Config, ObserverName, SinkName
+from tapio.enrich.chosen import is_chosen
 from tapio.errors import TapioError, UsageError, is_utf8, one_line
 from tapio.kernel import privileges
 from tapio.source import Source, attach_observers
@@ -75,14 +76,18 @@ def _flags(arguments: argparse.Namespace) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def check(config: Config, *, named: bool) -> int:
-    """Print what works here: 0 when every observer works, or any if none was named."""
-    outcome = attach_observers(config)
+def check(config: Config, *, named: bool, cgroups: bool) -> int:
+    """Print what works here: 0 when every observer works, or any if none was named.
+
+    With `cgroups` what enrichment needs of the kernel is shown too.
+    """
+    outcome = attach_observers(config, cgroups=cgroups)
     rows = [("OBSERVER", "HOOK", "STATE", "REASON")]
     notes: dict[str, str] = {}
     for attachment in list(outcome.attached):
         try:
-            notes[attachment.observer] = Source(attachment, config).observer.reason
+            is_observer = attachment.observer in config.observers
+            notes[attachment.observer] = Source(attachment, config).observer.reason if is_observer else ""
         except TapioError as error:
             outcome.failed[attachment.observer] = str(error)
             outcome.attached.remove(attachment)
@@ -114,7 +119,8 @@ def run(arguments: argparse.Namespace) -> int:
     privileges.find_user(config.user)
     privileges.check(will_drop=not arguments.check)
     if arguments.check:
-        return check(config, named=arguments.observer is not None)
+        cgroups = is_chosen(config.kubernetes, node, os.environ)
+        return check(config, named=arguments.observer is not None, cgroups=cgroups)
     if "stdout" in config.sinks and sys.stdout is None:
         raise UsageError("opening the stdout sink: stdout is closed: redirect it, or choose another --sink")
     from tapio.agent import Agent  # after the quick answers: it imports everything

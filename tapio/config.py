@@ -158,6 +158,18 @@ class NodeConfig(_Section, frozen=True):
         return {"cycles": self.cycles, "instructions": self.instructions, "stalls": self.stalls}
 
 
+class KubernetesConfig(_Section, frozen=True):
+    """Which pod something happened in."""
+
+    enabled: bool | Literal["auto"] = "auto"
+    cluster_name: str = ""
+    host_proc: _Path = "/host/proc"
+    host_cgroup: _Path = "/host/sys/fs/cgroup"
+    service_account_dir: _Path = "/var/run/secrets/kubernetes.io/serviceaccount"
+    name_peers: Literal["off", "pods", "services"] = "pods"
+    name_cronjobs: bool = False
+
+
 class FileConfig(_Section, frozen=True):
     """How long occurrence files are kept."""
 
@@ -214,6 +226,7 @@ class Config(_Section, frozen=True):
     container: ContainerConfig = ContainerConfig()
     storage: StorageConfig = StorageConfig()
     node: NodeConfig = NodeConfig()
+    kubernetes: KubernetesConfig = KubernetesConfig()
     file: FileConfig = FileConfig()
     episodes: EpisodesConfig = EpisodesConfig()
     otlp: OtlpConfig = OtlpConfig()

@@ -7,6 +7,7 @@
     │   ├── ObjectError       a BPF object is missing, damaged, foreign or does not fit the decoders
     │   └── LoaderError       the loader child failed in a way that has no better name
     ├── StoreError            the data directory cannot be used
+    ├── ClusterError          the Kubernetes API server refused, or gave no answer
     ├── OccurrenceError       a document is not a valid occurrence
     └── HeartbeatError        the heartbeat is damaged, or of another version
 
@@ -48,6 +49,15 @@ class LoaderError(KernelError):
 
 class StoreError(TapioError):
     """The data directory cannot be used."""
+
+
+class ClusterError(TapioError):
+    """The Kubernetes API server refused, or gave no answer. `status` is that of HTTP, 0 for none."""
+
+    def __init__(self, message: str, status: int = 0, retry_after_s: float = 0) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
 
 
 class OccurrenceError(TapioError):

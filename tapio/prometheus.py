@@ -13,7 +13,7 @@ from prometheus_client.registry import Collector
 from tapio import __version__
 from tapio.anomalies import CATALOGUE, EVENTS_LOST
 from tapio.cpus import CpuReport
-from tapio.telemetry import DISK_LATENCY_BOUNDS_S, Hook, ObserverTelemetry, Telemetry
+from tapio.telemetry import DISK_LATENCY_BOUNDS_S, EnrichmentFigures, Hook, ObserverTelemetry, Telemetry
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _DISK_BOUNDS = [*map(str, DISK_LATENCY_BOUNDS_S), "+Inf"]
@@ -39,6 +39,8 @@ class AgentCollector(Collector):
             if report is not None:
                 yield from self._cpus(report)
         yield from self._occurrences()
+        if self._telemetry.enrichment is not None:
+            yield from self._enrichment(self._telemetry.enrichment)
 
     @staticmethod
     def _observers(observers: list[tuple[ObserverTelemetry, list[Hook]]]) -> Iterator[Metric]:
@@ -170,6 +172,26 @@ class AgentCollector(Collector):
             for result, count in sink.results.items():
                 results.add_metric([sink.name, result], count)
         yield from (occurrences, results, queue)
+
+    @staticmethod
+    def _enrichment(figures: EnrichmentFigures) -> Iterator[Metric]:
+        outcomes = CounterMetricFamily("tapio_enriched", "Anomalies by what was found of their pod.", labels=["result"])
+        for result, count in figures.outcomes.items():
+            outcomes.add_metric([result], count)
+        yield outcomes
+        for name, text, value in (
+            ("tapio_enrichment_misses", "Anomalies without the pod that they may be of.", figures.misses),
+            (
+                "tapio_enrichment_not_held",
+                "Anomalies that could not wait for their pod: too many did.",
+                figures.held_full,
+            ),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+        yield GaugeMetricFamily("tapio_k8s_pods", "Pods of this node that are known.", value=figures.pods)
+        yield GaugeMetricFamily(
+            "tapio_k8s_watch_up", "Whether the watch of the API server is open.", value=figures.watch_up
+        )
 
 
 def exposition(telemetry: Telemetry) -> bytes:

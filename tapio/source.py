@@ -2,40 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tapio.canary import CanaryWatch, make_bird
 from tapio.config import Config
 from tapio.cpus import CpuCounters
 from tapio.disks import disk_io
 from tapio.kernel import memory, perf
 from tapio.kernel.attach import Attachment, Outcome, attach
-from tapio.kernel.channel import Sampling
+from tapio.kernel.channel import Loaded, Sampling
 from tapio.kernel.programs import Program, ProgramInfo
 from tapio.kernel.ringbuf import RingBuffer
 from tapio.losses import Losses
 from tapio.observers import OBSERVERS
+from tapio.observers.base import Observer
 from tapio.telemetry import DiskIo, Hook, ObserverTelemetry
 
 # Shorter than the interval by so much, so that the samples drift through everything that has a round period:
 # CPU limits of containers are enforced every 100 ms, and always the same moment of it would be no sample.
 _DEPHASED = 0.97
 
+CGROUP = "cgroup"  # what enrichment is told by the kernel; no observer that can be chosen
 
-def attach_observers(config: Config) -> Outcome:
-    """Load and attach what is to be observed. LoaderError when nothing could be loaded at all."""
+
+def attach_observers(config: Config, *, cgroups: bool = False) -> Outcome:
+    """Load and attach what is to be observed, with `cgroups` also what enrichment needs.
+
+    LoaderError when nothing could be loaded at all.
+    """
     node = config.node
     for words in node.events.values():
         if words != "auto":
             perf.parse(words)
     sampling = {"node": Sampling(node.events, round(node.interval_ms * 1e6 * _DEPHASED))}
-    return attach(config.find_objects(), config.kernel.ring_kib * 1024, tables=config.tables(), sampling=sampling)
+    objects = {CGROUP: config.find_ebpf_dir() / "cgroup_monitor.o"} if cgroups else {}
+    return attach(
+        objects | config.find_objects(), config.kernel.ring_kib * 1024, tables=config.tables(), sampling=sampling
+    )
 
 
 class Source:
     """An attached observer: its ring, its counters, its settings and its detector."""
 
-    def __init__(self, attachment: Attachment, config: Config) -> None:
+    def __init__(
+        self, attachment: Attachment, config: Config, make: Callable[[Loaded], Observer] | None = None
+    ) -> None:
+        """`make` gives an observer that is not in `OBSERVERS`."""
         self.attachment = attachment
-        self.observer = OBSERVERS[attachment.observer](attachment.loaded)
+        self.observer = (make or OBSERVERS[attachment.observer])(attachment.loaded)
         self.ring_descriptor = attachment.descriptors["events"]
         self.ring = RingBuffer(self.ring_descriptor, attachment.loaded.sizes["events"], memory.fence())
         self._programs = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -86,6 +86,25 @@ class ObserverTelemetry:
         return bool(hooks) and all(hook.attached for hook in hooks) and not self.blind
 
 
+class EnrichmentFigures(Protocol):
+    """What enrichment knows of itself: anomalies by what was found of their pod, and the watch."""
+
+    outcomes: dict[str, int]
+    held_full: int
+
+    @property
+    def misses(self) -> int:
+        """Anomalies that left without a pod although they may be of one."""
+
+    @property
+    def pods(self) -> int:
+        """Pods of this node that are known to exist."""
+
+    @property
+    def watch_up(self) -> bool:
+        """Whether what is known of the cluster is fresh."""
+
+
 class Telemetry:
     """Everything the agent counts."""
 
@@ -96,6 +115,7 @@ class Telemetry:
         self.invalid = 0  # anomalies that did not make a valid occurrence: a defect
         self.folded: Counter[str] = Counter()
         self.overflowed: dict[str, int] = {}
+        self.enrichment: EnrichmentFigures | None = None
         self.drained_at = time.monotonic()
         self.heartbeat_error = ""
         self.heartbeat_at = time.monotonic()  # when it was written last

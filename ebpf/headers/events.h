@@ -23,6 +23,8 @@ enum record_kind {
 	RECORD_RTT = 13,
 	RECORD_REQUEST = 20,
 	RECORD_CPU = 30,
+	RECORD_CGROUP_MADE = 40,
+	RECORD_CGROUP_REMOVED = 41,
 };
 
 /*
@@ -236,6 +238,17 @@ struct cpu_record {
 	struct cpu_counter cycles;
 	struct cpu_counter instructions;
 	struct cpu_counter stalls;
+};
+
+#define CGROUP_PATH_LEN 512 /* a longer path is cut off: what names pod and container is at its start */
+
+/* A cgroup that came or went. */
+struct cgroup_record {
+	__u32 kind;
+	__u32 hierarchy; /* 0: cgroup v2 */
+	__u64 boot_ns;
+	__u64 cgroup_id;
+	char path[CGROUP_PATH_LEN]; /* from the root of the hierarchy, ends in a NUL */
 };
 
 #endif

@@ -38,6 +38,7 @@ def identity_data(record: Any, prefix: str, attribution: str) -> dict[str, Any]:
         data["cgroup_id"] = value("cgroup_id")
     if value("memory_hierarchy") and value("memory_cgroup_id"):
         data["cgroup_v1_id"] = value("memory_cgroup_id")
+        data["cgroup_v1_hierarchy"] = value("memory_hierarchy")
     data["attribution"] = attribution if value("cgroup_id") else "none"
     return data
 

@@ -122,5 +122,6 @@ class Sockets:
             data["cgroup_id"] = v2
         if v1:
             data["cgroup_v1_id"] = v1
+            data["cgroup_v1_hierarchy"] = record.socket_task_hierarchy
         data["attribution"] = attribution
         return data

@@ -70,7 +70,8 @@ class ChosenSinks:
         logs = variables.read_settings(environment, "logs", config.endpoint)
         metrics = variables.read_settings(environment, "metrics", config.endpoint)
         interval_s = variables.read_metric_interval_s(environment)
-        resource = make_resource(variables.read_resource(environment), node, socket.gethostname())
+        cluster = self._config.kubernetes.cluster_name
+        resource = make_resource(variables.read_resource(environment), node, socket.gethostname(), cluster)
         self._make["otlp"] = lambda _store, directory: OtlpSink(
             logs, resource, directory, config.spool_mib << 20, flush_s=config.flush_s
         )

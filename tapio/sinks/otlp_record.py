@@ -36,11 +36,13 @@ _INT64 = range(-(1 << 63), 1 << 63)
 _OURS = ("service.", "host.", "k8s.node.", "k8s.cluster.")
 
 
-def make_resource(user: Mapping[str, str], node: str, host: str) -> dict[str, str]:
-    """Tapio's own resource attributes. `user` are those of the environment, which win; `node` may be ''."""
+def make_resource(user: Mapping[str, str], node: str, host: str, cluster: str = "") -> dict[str, str]:
+    """Tapio's own resource attributes. `user` are those of the environment, which win; `node`, `cluster` may be ''."""
     attributes = {"service.name": "tapio", "service.version": __version__, "host.name": node or host}
     if node:
         attributes["k8s.node.name"] = node
+    if cluster:
+        attributes["k8s.cluster.name"] = cluster
     attributes |= user
     cluster = attributes.get("k8s.cluster.name", "")
     place = f"{cluster}/{attributes.get('k8s.node.name') or attributes['host.name']}"

@@ -18,7 +18,7 @@ SHARED = {"anomalies", "clock", "config", "cpus", "errors", "ids", "occurrence",
 UPSTREAM = {
     "kernel": set(),
     "observers": {"kernel"},
-    "enrich": {"kernel"},
+    "enrich": {"kernel", "observers", "episodes"},
     "sinks": {"store", "pmc_metrics"},
     "store": set(),
     "telemetry": {"sinks"},

@@ -1,0 +1,110 @@
+"""The way to the Kubernetes API server, by the `kubernetes` package: address, CA, proxy, and a token that is read anew.
+
+Of the package only the configuration and `ApiClient` are used, and requests go through its connection pool: the
+typed APIs (`CoreV1Api`) and `watch` would load hundreds of models, 22 MiB.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import urllib3
+from kubernetes.client.api_client import ApiClient
+from kubernetes.client.configuration import Configuration
+from kubernetes.config.config_exception import ConfigException
+from kubernetes.config.incluster_config import InClusterConfigLoader
+
+from tapio import __version__
+from tapio.errors import ClusterError, UsageError
+
+if TYPE_CHECKING:
+    from urllib3.response import BaseHTTPResponse
+
+_CONNECT_S = 5.0
+_MAX_ERROR_BYTES = 4096
+_HINTS = {
+    401: "the token is not accepted: see whether the service account still exists",
+    403: "grant the service account list and watch",
+    404: "see whether the API server knows this resource",
+}
+
+
+class ApiServer:
+    """Makes GET requests as the pod's service account."""
+
+    def __init__(self, account: Path, environment: Mapping[str, str]) -> None:
+        """`account` is the folder with token and ca.crt. UsageError when something of it is missing."""
+        self._token, self._ca = account / "token", account / "ca.crt"
+        configuration = Configuration(host="https://localhost")
+        configuration.retries = False
+        make_loader: Any = InClusterConfigLoader  # it has no annotations
+        self._loader = make_loader(str(self._token), str(self._ca), environ=environment)
+        try:
+            self._loader.load_and_set(configuration)
+        except (ConfigException, OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"reading the service account in {account}: {str(error).rstrip('.')}: mount its token and CA, and set "
+                "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT, or set kubernetes.enabled = false"
+            ) from error
+        self._configuration = configuration
+        self._pool = ApiClient(configuration).rest_client.pool_manager
+
+    def check_readable(self) -> None:
+        """UsageError unless the user that this process is now can read token and CA again."""
+        for path in (self._token, self._ca):
+            if not os.access(path, os.R_OK):
+                raise UsageError(
+                    f"reading {path} as uid {os.getuid()}: permission denied: set fsGroup of the pod to {os.getgid()}, "
+                    "or make the file readable for that user"
+                )
+
+    def get(self, path: str, parameters: Mapping[str, str], read_timeout_s: float) -> BaseHTTPResponse:
+        """The open answer to a GET, its body unread; ClusterError unless its status is 200."""
+        host = self._configuration.host
+        doing = f"asking {host}{path}"
+        try:
+            token = self._configuration.get_api_key_with_prefix("BearerToken") or ""
+            headers = {
+                "Accept": "application/json",
+                "Authorization": f"Bearer {token.split(' ', 1)[-1].strip()}",
+                "User-Agent": f"tapio/{__version__}",
+            }
+            answer: BaseHTTPResponse = self._pool.request(
+                "GET",
+                f"{host}{path}?{urlencode(parameters)}",
+                headers=headers,
+                preload_content=False,
+                redirect=False,
+                retries=False,
+                timeout=urllib3.Timeout(connect=_CONNECT_S, read=read_timeout_s),
+            )
+        except (ConfigException, OSError, ValueError) as error:
+            raise ClusterError(f"{doing}: reading the token: {error}: see {self._token}") from error
+        except urllib3.exceptions.ReadTimeoutError as error:
+            raise ClusterError(f"{doing}: no answer within {read_timeout_s:g} s: it is tried again", 504) from error
+        except urllib3.exceptions.HTTPError as error:
+            raise ClusterError(f"{doing}: {error}: it is tried again") from error
+        if answer.status == 200:
+            return answer
+        raise self._refusal(doing, answer)
+
+    def _refusal(self, doing: str, answer: BaseHTTPResponse) -> ClusterError:
+        if answer.status == 401:  # a token that was renewed is read at once, not within a minute
+            self._loader.token_expires_at = datetime.datetime.min
+        try:
+            words = answer.read(_MAX_ERROR_BYTES).decode("utf-8", "replace")
+        except (urllib3.exceptions.HTTPError, OSError):
+            words = ""
+        answer.close()
+        retry_after = answer.headers.get("Retry-After", "")
+        hint = _HINTS.get(answer.status, "it is tried again")
+        return ClusterError(
+            f"{doing}: HTTP {answer.status} {' '.join(words.split())[:200]}: {hint}",
+            answer.status,
+            min(float(retry_after), 300.0) if retry_after.isdecimal() else 0.0,
+        )

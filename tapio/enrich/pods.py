@@ -1,0 +1,218 @@
+"""The pods of this node, as one watch tells of them. One thread writes, any may read: entries are replaced whole."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from tapio.clock import boot_ns
+from tapio.enrich.api_objects import Metadata, PodObject, PodStatus
+
+_KEPT_NS = 600_000_000_000
+_MAX_GONE = 2048
+_NEVER = 1 << 62
+_MAX_CONTAINERS = 64  # names kept of a pod, those of earlier restarts included
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """Something that a pod belongs to: the kind in lower case, as entities have it."""
+
+    kind: str
+    name: str
+    uid: str = ""
+
+
+class Address(msgspec.Struct, frozen=True):
+    """That a pod had an address, on the boot clock. `until_ns` 0: it still has."""
+
+    pod: Pod
+    since_ns: int
+    until_ns: int = 0
+
+
+class Pod(msgspec.Struct, frozen=True):
+    """What is known of a pod. Times on the boot clock, 0: has not happened."""
+
+    uid: str
+    namespace: str
+    name: str
+    owners: tuple[Owner, ...]
+    containers: dict[str, str]  # names by runtime id
+    addresses: tuple[str, ...] = ()
+    config_hash: str = ""
+    deleting_since_ns: int = 0  # when this agent learned of it
+    job_done: bool = False
+    gone_ns: int = 0
+
+
+def owners_of(metadata: Metadata) -> tuple[Owner, ...]:
+    """The controller, and the deployment where its replica set's name says so together with the pod's label."""
+    controller = metadata.controller()
+    if controller is None:
+        return ()
+    found = [Owner(controller.kind.lower(), controller.name, controller.uid)]
+    template_hash = metadata.labels.pod_template_hash if metadata.labels else ""
+    deployment = controller.name.removesuffix(f"-{template_hash}")
+    if controller.kind == "ReplicaSet" and template_hash and deployment not in ("", controller.name):
+        found.append(Owner("deployment", deployment))
+    return tuple(found)
+
+
+class PodIndex:
+    """Pods by uid, and by the hash that names a static pod's cgroup."""
+
+    def __init__(self, node: str, now_ns: Callable[[], int] = boot_ns) -> None:
+        self.version = 0  # grows with every change
+        self.others = 0  # pods of other nodes, which nobody asked for
+        self._node = node
+        self._now_ns = now_ns
+        self._decoder = msgspec.json.Decoder(PodObject)
+        self._by_uid: dict[str, Pod] = {}
+        self._by_hash: dict[str, str] = {}
+        self._gone: OrderedDict[str, None] = OrderedDict()
+        self._by_address: dict[str, Address] = {}
+
+    def __len__(self) -> int:
+        """Pods that exist."""
+        return len(self._by_uid) - len(self._gone)
+
+    def find(self, uid: str) -> Pod | None:
+        """The pod whose cgroup is named by this uid; also one that was deleted lately."""
+        return self._by_uid.get(self._by_hash.get(uid, uid))
+
+    def at_address(self, address: str, when_ns: int) -> Pod | None:
+        """The pod that had this address for certain at that time (boot clock)."""
+        found = self._by_address.get(address)
+        if found is None or when_ns < found.since_ns or (found.until_ns and when_ns > found.until_ns):
+            return None
+        return found.pod
+
+    def replace(self, objects: Iterable[bytes | msgspec.Raw]) -> int:
+        """Take over a whole list; returns how many of it could not be read. Pods that are not in it are gone.
+
+        A list can be older than what is known, so nothing is concluded from a pod's absence but that it may be
+        forgotten after a while.
+        """
+        seen, unreadable = set(), 0
+        for raw in objects:
+            try:
+                seen.add(self._store(self._decoder.decode(raw)))
+            except msgspec.MsgspecError:
+                unreadable += 1
+        for uid in [uid for uid in self._by_uid if uid not in seen and uid not in self._gone]:
+            self._retire(self._by_uid[uid])
+        self._changed()
+        return unreadable
+
+    def apply(self, kind: str, raw: bytes | msgspec.Raw) -> None:
+        """Take over one change: ADDED, MODIFIED or DELETED. msgspec.MsgspecError when it cannot be read."""
+        pod = self._decoder.decode(raw)
+        uid = self._store(pod, deleted=kind == "DELETED")
+        if kind == "DELETED" and uid:
+            self._retire(self._by_uid[uid])
+        self._changed()
+
+    def _changed(self) -> None:
+        now_ns = self._now_ns()
+        while self._gone:
+            uid = next(iter(self._gone))
+            if len(self._gone) <= _MAX_GONE and now_ns - self._by_uid[uid].gone_ns < _KEPT_NS:
+                break
+            del self._gone[uid]
+            pod = self._by_uid.pop(uid)
+            if self._by_hash.get(pod.config_hash) == uid:
+                del self._by_hash[pod.config_hash]
+            for address in pod.addresses:
+                if (held := self._by_address.get(address)) and held.pod.uid == uid:
+                    del self._by_address[address]
+        self.version += 1
+
+    def _store(self, found: PodObject, *, deleted: bool = False) -> str:
+        """Remember a pod; returns its uid, '' for one of another node."""
+        metadata, status = found.metadata, found.status
+        if found.spec.node_name != self._node:
+            self.others += 1
+            return ""
+        known = self._by_uid.get(metadata.uid)
+        containers = dict(known.containers) if known else {}
+        containers.update(_containers(status))
+        for old in list(containers)[:-_MAX_CONTAINERS]:
+            del containers[old]
+        deleting_since_ns = known.deleting_since_ns if known else 0  # a deletion is never taken back
+        config_hash = metadata.annotations.config_hash if metadata.annotations else ""
+        # Of a static pod the API server has only a mirror, and deleting that stops nothing.
+        if (deleted or metadata.deletion_timestamp) and not deleting_since_ns and not config_hash:
+            deleting_since_ns = self._now_ns()
+        owners = owners_of(metadata)
+        ended = status.phase in ("Succeeded", "Failed")
+        addresses = tuple(address.ip for address in status.pod_ips or () if address.ip)
+        pod = Pod(
+            uid=metadata.uid,
+            namespace=metadata.namespace,
+            name=metadata.name,
+            owners=owners,
+            containers=containers,
+            addresses=() if found.spec.host_network or ended else addresses,
+            config_hash=config_hash,
+            deleting_since_ns=deleting_since_ns,
+            job_done=bool(owners) and owners[0].kind == "job" and _succeeded(status),
+        )
+        self._gone.pop(pod.uid, None)
+        self._by_uid[pod.uid] = pod
+        if pod.config_hash:
+            self._by_hash[pod.config_hash] = pod.uid
+        self._note_addresses(pod, known)
+        return pod.uid
+
+    def _note_addresses(self, pod: Pod, known: Pod | None) -> None:
+        """Addresses pass on from pods that end. Of two that both claim one, neither has it for certain."""
+        for address in pod.addresses:
+            held, since_ns = self._by_address.get(address), self._now_ns()
+            if held is not None and not held.until_ns:
+                if held.pod.uid == pod.uid:
+                    since_ns = held.since_ns
+                elif pod.deleting_since_ns:
+                    continue
+                elif not held.pod.deleting_since_ns:
+                    since_ns = _NEVER
+            self._by_address[address] = Address(pod, since_ns)
+        for address in known.addresses if known else ():
+            if address not in pod.addresses:
+                self._release(address, pod.uid)
+
+    def _release(self, address: str, uid: str) -> None:
+        held = self._by_address.get(address)
+        if held is not None and held.pod.uid == uid and not held.until_ns:
+            self._by_address[address] = msgspec.structs.replace(held, until_ns=self._now_ns())
+
+    def _retire(self, pod: Pod) -> None:
+        self._by_uid[pod.uid] = msgspec.structs.replace(pod, gone_ns=self._now_ns())
+        self._gone[pod.uid] = None
+        for address in pod.addresses:
+            self._release(address, pod.uid)
+
+
+def _containers(status: PodStatus) -> dict[str, str]:
+    """Names by runtime id, those of the instance before the latest restart included."""
+    found = {}
+    for container in status.containers():
+        for state in (container.last_state, container.state):
+            if state and state.terminated and state.terminated.container_id:
+                found[_bare(state.terminated.container_id)] = container.name
+        if container.container_id:
+            found[_bare(container.container_id)] = container.name
+    return found
+
+
+def _bare(container_id: str) -> str:
+    return container_id.rpartition("//")[2]
+
+
+def _succeeded(status: PodStatus) -> bool:
+    """Whether all that a job's pod was made for is done: what still runs in it is told to stop."""
+    if status.phase == "Succeeded":
+        return True
+    ends = [container.state.terminated if container.state else None for container in status.container_statuses or ()]
+    return bool(ends) and all(end is not None and end.exit_code == 0 for end in ends)
