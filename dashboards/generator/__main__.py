@@ -27,7 +27,9 @@ def main() -> int:
                 path.parent.mkdir(exist_ok=True)
                 path.write_text(text)
     if check and different:
-        print(f"{', '.join(sorted(different))} of dashboards/grafana: not in step: run `make dashboards`", file=sys.stderr)
+        print(
+            f"{', '.join(sorted(different))} of dashboards/grafana: not in step: run `make dashboards`", file=sys.stderr
+        )
         return 1
     return 0
 

@@ -39,13 +39,18 @@ CLUSTER = metric_choice(
 )
 LOG_CLUSTER = log_choice("cluster", "Cluster", "The resource attribute k8s.cluster.name.", "k8s_cluster_name")
 NODE = metric_choice(
-    "node", "Node", "The label host_name.",
+    "node",
+    "Node",
+    "The label host_name.",
     'label_values(tapio_build_info{k8s_cluster_name=~"$cluster"}, host_name)',
-)  # fmt: skip
+)
 NAMESPACE = log_choice(
-    "namespace", "Namespace", "Namespaces with an occurrence in the time range.", "k8s_namespace_name",
+    "namespace",
+    "Namespace",
+    "Namespaces with an occurrence in the time range.",
+    "k8s_namespace_name",
     'k8s_cluster_name=~"$cluster"',
-)  # fmt: skip
+)
 
 
 def frame(

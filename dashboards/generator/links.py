@@ -7,6 +7,7 @@ import re
 import urllib.parse
 
 from grafana_foundation_sdk.builders import dashboard
+from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import dashboard as model
 
 FLEET, NODE, WORKLOAD, AGENT = "tapio-fleet", "tapio-node", "tapio-workload", "tapio-agent"
@@ -55,7 +56,7 @@ OF_COLUMNS = {
 }
 
 
-def between_dashboards() -> list[dashboard.DashboardLink]:
+def between_dashboards() -> list[Builder[model.DashboardLink]]:
     """The links at the top of each: to all others, with the chosen time, data sources and cluster."""
     link = dashboard.DashboardLink("Tapio").type(model.DashboardLinkType.DASHBOARDS).tags([TAG])
     return [link.keep_time(True).include_vars(True).as_dropdown(False)]

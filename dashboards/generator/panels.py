@@ -14,14 +14,14 @@ from grafana_foundation_sdk.models import common as common_model
 from grafana_foundation_sdk.models import dashboard as model
 
 from generator import links
-from generator.queries import LOKI, PROMETHEUS, Query
+from generator.queries import PROMETHEUS, Query
 
 Panel = Builder[model.Panel]
 # One colour for each severity, as a log record spells it, and for each observer: the same on every dashboard.
 COLOURS = {
-    "FATAL": "dark-red", "ERROR": "red", "WARN": "orange", "INFO": "blue", "DEBUG": "text",
-    "network": "blue", "container": "purple", "storage": "orange", "node": "green",
-}  # fmt: skip
+    "{{severity_text}}": {"FATAL": "dark-red", "ERROR": "red", "WARN": "orange", "INFO": "blue", "DEBUG": "text"},
+    "{{observer}}": {"network": "blue", "container": "purple", "storage": "orange", "node": "green"},
+}
 GREEN, ORANGE, RED = "green", "orange", "red"
 
 
@@ -32,12 +32,12 @@ def source(kind: str) -> model.DataSourceRef:
 
 def _target(query: Query, letter: str) -> Any:
     if query.source == PROMETHEUS:
-        target = prometheus_builder.Dataquery().expr(query.expression).legend_format(query.legend)
-        target = target.instant() if query.instant else target.range()
-    else:
-        target = loki_builder.Dataquery().expr(query.expression).legend_format(query.legend)
-        target = target.query_type("instant" if query.instant else "range")
-    return target.ref_id(letter).datasource(source(query.source))
+        metrics = prometheus_builder.Dataquery().expr(query.expression).legend_format(query.legend)
+        metrics = metrics.instant() if query.instant else metrics.range()
+        return metrics.ref_id(letter).datasource(source(query.source))
+    records = loki_builder.Dataquery().expr(query.expression).legend_format(query.legend)
+    records = records.query_type("instant" if query.instant else "range")
+    return records.ref_id(letter).datasource(source(query.source))
 
 
 def _fill(panel: Any, title: str, description: str, queries: Sequence[Query], width: int, height: int) -> Any:
@@ -54,23 +54,40 @@ def _steps(*steps: tuple[float | None, str]) -> dashboard.ThresholdsConfig:
 
 
 def number(
-    title: str, description: str, unit: str, query: Query, *, bad_from: float | None = 1, warn_from: float | None = None,
-    bad_below: float | None = None, width: int = 4,
-) -> Panel:  # fmt: skip
+    title: str,
+    description: str,
+    unit: str,
+    query: Query,
+    *,
+    bad_from: float | None = 1,
+    warn_from: float | None = None,
+    bad_below: float | None = None,
+    width: int = 4,
+) -> Panel:
     """One number: green, orange from `warn_from`, red from `bad_from` or below `bad_below`."""
     panel = _fill(stat.Panel(), title, description, [query], width, 4).unit(unit).decimals(0)
     steps: list[tuple[float | None, str]] = [(None, GREEN if bad_below is None else RED)]
-    steps += [(value, colour) for value, colour in ((bad_below, GREEN), (warn_from, ORANGE), (bad_from, RED))
-              if value is not None and not (bad_below is not None and colour == RED)]  # fmt: skip
+    steps += [
+        (value, colour)
+        for value, colour in ((bad_below, GREEN), (warn_from, ORANGE), (bad_from, RED))
+        if value is not None and not (bad_below is not None and colour == RED)
+    ]
     panel.thresholds(_steps(*steps)).color_mode(common_model.BigValueColorMode.BACKGROUND)
     panel.graph_mode(common_model.BigValueGraphMode.NONE)
     return panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))  # type: ignore[no-any-return]
 
 
 def lines(
-    title: str, description: str, unit: str, *queries: Query, stacked: bool = False, bars: bool = False, width: int = 12,
-    height: int = 8, top: float | None = None,
-) -> Panel:  # fmt: skip
+    title: str,
+    description: str,
+    unit: str,
+    *queries: Query,
+    stacked: bool = False,
+    bars: bool = False,
+    width: int = 12,
+    height: int = 8,
+    top: float | None = None,
+) -> Panel:
     """Lines or bars over time."""
     panel = _fill(timeseries.Panel(), title, description, queries, width, height).unit(unit).min(0)
     if top is not None:
@@ -84,17 +101,21 @@ def lines(
     panel.tooltip(common.VizTooltipOptions().mode(common_model.TooltipDisplayMode.MULTI))
     legend = common.VizLegendOptions().display_mode(common_model.LegendDisplayMode.LIST)
     panel.legend(legend.placement(common_model.LegendPlacement.BOTTOM).show_legend(True).calcs([]))
-    for name, colour in COLOURS.items():
-        panel.override_by_name(
-            name, [model.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": colour})]
-        )  # fmt: skip
+    for name, colour in COLOURS.get(queries[0].legend, {}).items():
+        panel.override_by_name(name, [model.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": colour})])
     return panel  # type: ignore[no-any-return]
 
 
 def ranking(
-    title: str, description: str, unit: str, query: Query, *, link: dashboard.DashboardLink | None = None,
-    width: int = 8, height: int = 8,
-) -> Panel:  # fmt: skip
+    title: str,
+    description: str,
+    unit: str,
+    query: Query,
+    *,
+    link: dashboard.DashboardLink | None = None,
+    width: int = 8,
+    height: int = 8,
+) -> Panel:
     """A bar for each of the worst, the worst first."""
     panel = _fill(bargauge.Panel(), title, description, [query], width, height).unit(unit).min(0).decimals(0)
     panel.orientation(common_model.VizOrientation.HORIZONTAL).display_mode(common_model.BarGaugeDisplayMode.BASIC)
@@ -110,10 +131,16 @@ def states(
 ) -> Panel:
     """Bands over time, green where the value is 1 and red where it is 0."""
     panel = _fill(statetimeline.Panel(), title, description, queries, width, height).unit("bool")
-    panel.mappings([model.ValueMap(options={
-        "1": model.ValueMappingResult(text=good, color=GREEN, index=0),
-        "0": model.ValueMappingResult(text=bad, color=RED, index=1),
-    })])  # fmt: skip
+    panel.mappings(
+        [
+            model.ValueMap(
+                options={
+                    "1": model.ValueMappingResult(text=good, color=GREEN, index=0),
+                    "0": model.ValueMappingResult(text=bad, color=RED, index=1),
+                }
+            )
+        ]
+    )
     return panel.show_value(common_model.VisibilityMode.NEVER)  # type: ignore[no-any-return]
 
 
@@ -126,9 +153,15 @@ def records(title: str, description: str, query: Query, *, height: int = 9) -> P
 
 
 def rows(
-    title: str, description: str, query: Query, columns: dict[str, str], *, units: dict[str, str] | None = None,
-    width: int = 24, height: int = 9,
-) -> Panel:  # fmt: skip
+    title: str,
+    description: str,
+    query: Query,
+    columns: dict[str, str],
+    *,
+    units: dict[str, str] | None = None,
+    width: int = 24,
+    height: int = 9,
+) -> Panel:
     """Log records as a table. `columns`: the label, field or `Time`, to its heading, from left to right.
 
     A pod's name leads to its own logs, a node's name to its dashboard.
@@ -148,6 +181,3 @@ def rows(
         if name in columns:
             panel.override_by_name(columns[name], [model.DynamicConfigValue("links", [link])])
     return panel  # type: ignore[no-any-return]
-
-
-__all__ = ["COLOURS", "LOKI", "PROMETHEUS", "Panel", "lines", "number", "ranking", "records", "rows", "source", "states"]

@@ -11,10 +11,8 @@ IS_STORAGE = 'error_type=~"IO_ERROR|LATENCY_SPIKE"'
 IS_OOM_KILL = 'error_type="OOM_KILL"'
 
 # The name of what runs a pod, whatever its kind: the pod itself where nothing does.
-WORKLOAD = "label_format workload=`{{or %s}}`" % " ".join(
-    f".k8s_{kind}_name"
-    for kind in ("deployment", "statefulset", "daemonset", "cronjob", "job", "replicaset", "pod")
-)
+_KINDS = ("deployment", "statefulset", "daemonset", "cronjob", "job", "replicaset", "pod")
+WORKLOAD = f"label_format workload=`{{{{or {' '.join(f'.k8s_{kind}_name' for kind in _KINDS)}}}}}`"
 # Which nodes, in Prometheus: `host_name` is the node, as the resource attribute host.name is.
 NODES = 'k8s_cluster_name=~"$cluster", host_name=~"$node"'
 
