@@ -68,6 +68,13 @@ man: setup
 dashboards: setup
 	PYTHONPATH=dashboards $(PYTHON) -m generator
 
+# In a venv of its own: nothing else needs matplotlib.
+pictures: setup
+	test -x $(VENV)/pictures/bin/python || /usr/bin/python3 -m venv $(VENV)/pictures
+	$(VENV)/pictures/bin/python -m pip install --quiet --disable-pip-version-check matplotlib==3.10.7
+	TAPIO_REQUIRE_BACKENDS=1 TAPIO_DASHBOARD_ANSWERS=$(VENV)/answers.json $(PYTHON) -m pytest -q tests/integration/test_dashboards.py
+	$(VENV)/pictures/bin/python tools/draw-dashboards $(VENV)/answers.json dashboards/pictures
+
 collector:
 	@tools/build-collector
 

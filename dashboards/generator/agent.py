@@ -6,8 +6,8 @@ from grafana_foundation_sdk.models import dashboard as model
 
 from generator import links
 from generator.frame import CLUSTER, NODE, finish, frame, row
-from generator.panels import lines, number, states
-from generator.queries import Occurrences, prometheus, rate, series, total
+from generator.panels import lines, number, records, states
+from generator.queries import Occurrences, loki, prometheus, rate, series, total
 
 OCCURRENCES = Occurrences(filters=('host_name=~"$node"',))
 _NEEDS_ENRICHMENT = " Empty without enrichment (NODE_NAME)."
@@ -116,11 +116,10 @@ def build() -> model.Dashboard:
             width=8,
         ),
         lines(
-            "Unattributed and unenriched",
-            "Anomalies without a known cgroup, or whose pod was not found, per second.",
+            "Unattributed",
+            "Anomalies without a known cgroup, per second.",
             "eps",
-            prometheus(rate("observer", "tapio_unattributed_total"), "no cgroup: {{observer}}"),
-            prometheus(f"sum(rate({series('tapio_enrichment_misses_total')}[$__rate_interval]))", "no pod"),
+            prometheus(rate("observer", "tapio_unattributed_total"), "{{observer}}"),
             width=8,
         ),
     )
@@ -183,6 +182,15 @@ def build() -> model.Dashboard:
             "Pods of a node that its agent knows." + _NEEDS_ENRICHMENT,
             "short",
             prometheus(f"max by (host_name) ({series('tapio_k8s_pods')})", "{{host_name}}"),
+            width=8,
+        ),
+        lines(
+            "Pod not found",
+            "Anomalies that left without their pod, because it could not be found in time, per second."
+            + _NEEDS_ENRICHMENT,
+            "eps",
+            prometheus(rate("host_name", "tapio_enrichment_misses_total"), "{{host_name}}"),
+            width=8,
         ),
         states(
             "Watch on the pods",
@@ -190,7 +198,18 @@ def build() -> model.Dashboard:
             prometheus(f"min by (host_name) ({series('tapio_k8s_watch_up')})", "{{host_name}}"),
             good="watching",
             bad="interrupted",
+            width=8,
             height=8,
+        ),
+    )
+    reported = OCCURRENCES.lines('json kind="type", message="error.message"', 'kind=~"tapio[.]agent[.].+"')
+    row(
+        board,
+        "What the agents say",
+        records(
+            "Occurrences of the agents themselves",
+            "Such as tapio.agent.events_lost. Empty where nothing was lost.",
+            loki(reported + ' | line_format "{{.kind}}: {{.message}}"'),
         ),
     )
     return finish(board)

@@ -20,7 +20,7 @@ SUFFIXES = ("", "_bucket", "_count", "_sum")
 SERIES = {name + suffix for name in schema.PROMETHEUS for suffix in SUFFIXES} | COMING
 # What a scrape adds, what Loki adds, and what a query itself makes.
 OF_BACKENDS = {"job", "instance", "severity_text", "severity_number", "detected_level"}
-MADE = {"workload", "message", "usage", "limit", "trigger", "value", "__error__"}
+MADE = {"kind", "workload", "message", "usage", "limit", "trigger", "value", "__error__"}
 LABELS = {name.replace(".", "_") for name in schema.RESOURCE | schema.METRIC_LABELS} | OF_BACKENDS
 PANELS = [(name, panel) for name, board in boards.BOARDS.items() for panel in boards.panels(board)]
 QUERIES = boards.queries()
