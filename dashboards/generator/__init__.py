@@ -1,1 +1,1 @@
-"""Makes the JSON files of dashboards/grafana. `make dashboards` runs it; nothing of it is needed at run time."""
+"""Makes the JSON files of dashboards/. `make dashboards` runs it; nothing of it is needed at run time."""

@@ -1,4 +1,4 @@
-"""Writes dashboards/grafana/*.json. With --check: writes nothing, fails where a file is not what it would write."""
+"""Writes dashboards/*.json. With --check: writes nothing, fails where a file is not what it would write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from generator import agent, fleet, node, workload
 
-FOLDER = Path(__file__).parent.parent / "grafana"
+FOLDER = Path(__file__).parent.parent
 
 
 def main() -> int:
@@ -24,12 +24,9 @@ def main() -> int:
         if not path.exists() or path.read_text() != text:
             different.add(name)
             if not check:
-                path.parent.mkdir(exist_ok=True)
                 path.write_text(text)
     if check and different:
-        print(
-            f"{', '.join(sorted(different))} of dashboards/grafana: not in step: run `make dashboards`", file=sys.stderr
-        )
+        print(f"{', '.join(sorted(different))} of dashboards/: not in step: run `make dashboards`", file=sys.stderr)
         return 1
     return 0
 

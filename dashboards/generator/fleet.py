@@ -7,7 +7,7 @@ from grafana_foundation_sdk.models import dashboard as model
 from generator import links
 from generator.frame import CLUSTER, NAMESPACE, NODE, finish, frame, row
 from generator.panels import lines, number, ranking, records, rows
-from generator.queries import WORKLOAD, Occurrences, grown, loki, per_minute, prometheus, series, total
+from generator.queries import OF_THE_KERNEL, WORKLOAD, Occurrences, grown, loki, per_minute, prometheus, series, total
 
 OCCURRENCES = Occurrences(('k8s_namespace_name=~"$namespace"',), ('host_name=~"$node"',))
 _OBSERVED = series("tapio_build_info")
@@ -40,7 +40,7 @@ def build() -> model.Dashboard:
             "Anomalies",
             "All anomalies within the time range.",
             "short",
-            prometheus(total("tapio_anomalies_total"), instant=True),
+            prometheus(total("tapio_anomalies_total", OF_THE_KERNEL), instant=True),
             bad_from=None,
             warn_from=1,
         ),
@@ -60,7 +60,9 @@ def build() -> model.Dashboard:
             "Nodes with anomalies",
             "Nodes on which at least one anomaly was found within the time range.",
             "short",
-            prometheus(f"count(({grown('host_name', 'tapio_anomalies_total')}) > 0) or vector(0)", instant=True),
+            prometheus(
+                f"count(({grown('host_name', 'tapio_anomalies_total', OF_THE_KERNEL)}) > 0) or vector(0)", instant=True
+            ),
             bad_from=None,
             warn_from=1,
         ),
@@ -87,7 +89,7 @@ def build() -> model.Dashboard:
             "Anomalies by type",
             "Anomalies found, per minute. All that the kernels showed, folded ones too.",
             "cpm",
-            prometheus(per_minute("anomaly_type", "tapio_anomalies_total"), "{{anomaly_type}}"),
+            prometheus(per_minute("anomaly_type", "tapio_anomalies_total", OF_THE_KERNEL), "{{anomaly_type}}"),
             stacked=True,
         ),
         lines(
@@ -106,7 +108,9 @@ def build() -> model.Dashboard:
             "Worst nodes",
             "Nodes with most anomalies within the time range. A bar leads to the node.",
             "short",
-            prometheus(f"topk(10, {grown('host_name', 'tapio_anomalies_total')})", "{{host_name}}", instant=True),
+            prometheus(
+                f"topk(10, {grown('host_name', 'tapio_anomalies_total', OF_THE_KERNEL)})", "{{host_name}}", instant=True
+            ),
             link=links.TO_NODE,
         ),
         ranking(

@@ -11,6 +11,7 @@ from generator.panels import lines, number, ranking, rows, states
 from generator.queries import (
     IS_NETWORK,
     IS_STORAGE,
+    OF_THE_KERNEL,
     Occurrences,
     Query,
     loki,
@@ -28,7 +29,9 @@ _NO_PMU = " Empty without performance counters, as in most virtual machines."
 
 
 def _found(observer: str) -> Query:
-    return prometheus(per_minute("anomaly_type", "tapio_anomalies_total", f'observer="{observer}"'), "{{anomaly_type}}")
+    """Of one observer."""
+    matchers = (f'observer="{observer}"', OF_THE_KERNEL)
+    return prometheus(per_minute("anomaly_type", "tapio_anomalies_total", *matchers), "{{anomaly_type}}")
 
 
 def _count(what: str) -> Query:

@@ -13,6 +13,9 @@ IS_OOM_KILL = 'error_type="OOM_KILL"'
 # The name of what runs a pod, whatever its kind: the pod itself where nothing does.
 _KINDS = ("deployment", "statefulset", "daemonset", "cronjob", "job", "replicaset", "pod")
 WORKLOAD = f"label_format workload=`{{{{or {' '.join(f'.k8s_{kind}_name' for kind in _KINDS)}}}}}`"
+# Anomalies of the kernel: what an agent says of itself (tapio.agent.*) is counted beside them, and is none.
+OF_THE_KERNEL = 'anomaly_type=~"kernel.+"'
+NOT_OF_AN_AGENT = 'error_type!="EVENTS_LOST"'
 # Which nodes, in Prometheus: `host_name` is the node, as the resource attribute host.name is.
 NODES = 'k8s_cluster_name=~"$cluster", host_name=~"$node"'
 
@@ -74,7 +77,8 @@ class Occurrences:
     def sum(self, by: str, *stages: str, over: str = "$__auto") -> str:
         """How many anomalies the records stand for."""
         aggregation = f"sum by ({by})" if by else "sum"
-        return f"{aggregation} (sum_over_time({self.lines(*stages, 'unwrap tapio_anomaly_count')} [{over}]))"
+        counted = self.lines(NOT_OF_AN_AGENT, *stages, "unwrap tapio_anomaly_count")
+        return f"{aggregation} (sum_over_time({counted} [{over}]))"
 
     def top(self, by: str, *stages: str) -> str:
         """The same over the dashboard's time range, the ten that had most."""

@@ -47,10 +47,12 @@ class Scenario(NamedTuple):
         """The results of a panel's query, as Grafana would ask it."""
         backend = self.prometheus if query.source == "prometheus" else self.loki
         seconds = int(self.end_s - self.begin_s)
-        expression = filled(query.expression, seconds, **chosen)
+        step = max(1, seconds // 60)
+        # $__auto is the step, $__rate_interval four scrapes at least.
+        expression = filled(query.expression, seconds, f"{step if query.source == 'loki' else 10}s", **chosen)
         if query.instant:
             return backend.instant(expression, self.end_s)
-        return backend.over(expression, self.begin_s, self.end_s, max(1, seconds // 60))
+        return backend.over(expression, self.begin_s, self.end_s, step)
 
 
 def cause(faults: Faults, agent: RunningAgent) -> None:
@@ -101,7 +103,7 @@ def scenario(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
         }, boards.FOLDER / "alerts" / "prometheus.yaml") as prometheus,
     ):  # fmt: skip
         wait_for(lambda: prometheus.instant("tapio_build_info", time.time()), 30)
-        begin_s = time.time()
+        begin_s = time.time() - 1  # Loki rounds to milliseconds, up as well
         write_a_line_of_a_pod(loki)
         cause(faults, agent)
         sent = 'tapio_sink_occurrences_total{result="accepted",sink="otlp"}'
@@ -216,8 +218,7 @@ def test_the_alerts_fire_after_the_faults_and_no_others_do(scenario: Scenario) -
 def test_the_answers_are_written(scenario: Scenario) -> None:
     """All that the panels show, as data for `tools/draw-dashboards`."""
     document = [
-        {"board": query.board, "panel": query.panel["id"], "legend": query.legend, "answer": scenario.ask(query, **(
-            {"node": NODE} if query.board == "tapio-fleet" else {}))}
-        for query in boards.queries()
-    ]  # fmt: skip
+        {"board": one.board, "panel": one.panel["id"], "legend": one.legend, "answer": scenario.ask(one, node=NODE)}
+        for one in boards.queries()
+    ]
     Path(ANSWERS).write_text(json.dumps({"begin_s": scenario.begin_s, "end_s": scenario.end_s, "answers": document}))
