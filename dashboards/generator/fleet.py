@@ -109,7 +109,9 @@ def build() -> model.Dashboard:
             "Nodes with most anomalies within the time range. A bar leads to the node.",
             "short",
             prometheus(
-                f"topk(10, {grown('host_name', 'tapio_anomalies_total', OF_THE_KERNEL)})", "{{host_name}}", instant=True
+                f"sort_desc(topk(10, {grown('host_name', 'tapio_anomalies_total', OF_THE_KERNEL)}))",
+                "{{host_name}}",
+                instant=True,
             ),
             link=links.TO_NODE,
         ),

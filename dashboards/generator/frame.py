@@ -24,7 +24,11 @@ def choice(name: str, label: str, description: str, kind: str, query: str | dict
 
 def metric_choice(name: str, label: str, description: str, of: str) -> Variable:
     """A variable of the values of a label in Prometheus."""
-    return choice(name, label, description, PROMETHEUS, {"query": of, "refId": name, "qryType": 1})
+    return choice(name, label, description, PROMETHEUS, _metric_query(name, of))
+
+
+def _metric_query(name: str, of: str) -> dict[str, object]:
+    return {"query": of, "refId": name, "qryType": 1}
 
 
 def log_choice(name: str, label: str, description: str, of: str, *stream: str) -> Variable:
@@ -38,11 +42,17 @@ CLUSTER = metric_choice(
     "cluster", "Cluster", "The label k8s_cluster_name.", "label_values(tapio_build_info, k8s_cluster_name)"
 )
 LOG_CLUSTER = log_choice("cluster", "Cluster", "The resource attribute k8s.cluster.name.", "k8s_cluster_name")
-NODE = metric_choice(
-    "node",
-    "Node",
-    "The label host_name.",
-    'label_values(tapio_build_info{k8s_cluster_name=~"$cluster"}, host_name)',
+_NODES_OF_CLUSTER = 'label_values(tapio_build_info{k8s_cluster_name=~"$cluster"}, host_name)'
+NODE = metric_choice("node", "Node", "The label host_name.", _NODES_OF_CLUSTER)
+# One node at a time, the first to begin with.
+ONE_NODE = (
+    Variable("node")
+    .label("Node")
+    .description("The label host_name.")
+    .datasource(source(PROMETHEUS))
+    .query(_metric_query("node", _NODES_OF_CLUSTER))
+    .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
+    .sort(model.VariableSort.ALPHABETICAL_ASC)
 )
 NAMESPACE = log_choice(
     "namespace",

@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models import dashboard as model
 
 from generator import links
 from generator.fleet import COLUMNS
-from generator.frame import CLUSTER, NODE, finish, frame, row
+from generator.frame import CLUSTER, ONE_NODE, finish, frame, row
 from generator.panels import lines, number, ranking, rows, states
 from generator.queries import (
     IS_NETWORK,
@@ -49,7 +49,7 @@ def build() -> model.Dashboard:
         "Tapio / Node",
         links.NODE,
         "What Tapio's four observers found on a node: network, containers, disks, CPUs.",
-        (CLUSTER, NODE),
+        (CLUSTER, ONE_NODE),
         OCCURRENCES,
     )
     row(

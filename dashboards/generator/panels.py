@@ -120,9 +120,6 @@ def ranking(
     panel = _fill(bargauge.Panel(), title, description, [query], width, height).unit(unit).min(0).decimals(0)
     panel.orientation(common_model.VizOrientation.HORIZONTAL).display_mode(common_model.BarGaugeDisplayMode.BASIC)
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"])).thresholds(_steps((None, ORANGE)))
-    panel.with_transformation(
-        model.DataTransformerConfig(id_val="sortBy", options={"fields": {}, "sort": [{"field": "Value", "desc": True}]})
-    )
     return panel.data_links([link]) if link else panel  # type: ignore[no-any-return]
 
 

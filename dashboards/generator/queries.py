@@ -82,7 +82,7 @@ class Occurrences:
 
     def top(self, by: str, *stages: str) -> str:
         """The same over the dashboard's time range, the ten that had most."""
-        return f"topk(10, {self.sum(by, *stages, over='$__range')})"
+        return f"sort_desc(topk(10, {self.sum(by, *stages, over='$__range')}))"
 
     def worst(self, by: str, field: str, *stages: str) -> str:
         """The highest value of a field of `data`."""
