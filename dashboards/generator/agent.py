@@ -41,7 +41,7 @@ def build() -> model.Dashboard:
             "Observers of which a hook is not attached. `node` is not counted: it is off where there "
             "are no performance counters.",
             "short",
-            prometheus(f"count({_HOOKED} == 0) or vector(0)", instant=True),
+            prometheus(f"sum({_HOOKED} == bool 0)", instant=True),
         ),
         number(
             "Events lost",
@@ -57,7 +57,7 @@ def build() -> model.Dashboard:
         ),
         number(
             "Canaries missed",
-            "Own harmless events that did not come back, within the time range.",
+            "Own harmless events that did not come back. Empty with an agent that has no canary.",
             "short",
             prometheus(total("tapio_canary_missed_total"), instant=True),
         ),

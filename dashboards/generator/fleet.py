@@ -60,9 +60,7 @@ def build() -> model.Dashboard:
             "Nodes with anomalies",
             "Nodes on which at least one anomaly was found within the time range.",
             "short",
-            prometheus(
-                f"count(({grown('host_name', 'tapio_anomalies_total', OF_THE_KERNEL)}) > 0) or vector(0)", instant=True
-            ),
+            prometheus(f"sum(({grown('host_name', 'tapio_anomalies_total', OF_THE_KERNEL)}) > bool 0)", instant=True),
             bad_from=None,
             warn_from=1,
         ),

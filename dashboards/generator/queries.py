@@ -51,8 +51,8 @@ def grown(by: str, name: str, *matchers: str) -> str:
 
 
 def total(name: str, *matchers: str) -> str:
-    """The same, of all together; 0 where there is no such series."""
-    return f"sum(increase({series(name, *matchers)}[$__range])) or vector(0)"
+    """The same, of all together. Without any such series there is no number: not seen is not 0."""
+    return f"sum(increase({series(name, *matchers)}[$__range]))"
 
 
 @dataclass(frozen=True)

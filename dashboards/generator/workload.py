@@ -47,7 +47,8 @@ def build() -> model.Dashboard:
     board = frame(
         "Tapio / Workload",
         links.WORKLOAD,
-        "What happened to the pods of a namespace or workload: killed, crashed, refused, slow. Needs enrichment.",
+        "What happened to the pods of a namespace or workload: killed, crashed, refused, slow. Needs enrichment. "
+        "That nothing is shown means something only where *Agent health* is green.",
         (LOG_CLUSTER, NAMESPACE, _DEPLOYMENT, _POD),
         OCCURRENCES,
     )
