@@ -8,7 +8,6 @@
 # make image   builds deploy/Dockerfile with docker, podman or buildah (see tools/build-image)
 # make manifest  deploy/tapio.yaml from the Helm chart
 # make deploy-tools  what the tests of deploy/ need: helm and the Kubernetes API's schema (needs Go), buildah, runc
-# make dashboards  dashboards/grafana/*.json from dashboards/generator
 # make dashboards  dashboards/*.json from dashboards/generator
 # make pictures  dashboards/pictures from real answers to the panels' queries
 # make loki    builds the Loki of the dashboards' tests (needs Go) and prints where it is
