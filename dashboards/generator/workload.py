@@ -159,11 +159,11 @@ def build() -> model.Dashboard:
         ),
         ranking(
             "Failures by peer",
-            _quiet("Remote ends that refused, reset or did not answer."),
+            _quiet("Remote addresses that refused, reset or did not answer. The ports are in the occurrences."),
             "short",
             loki(
-                OCCURRENCES.top("network_peer_address, network_peer_port, error_type", IS_NETWORK),
-                "{{network_peer_address}}:{{network_peer_port}} {{error_type}}",
+                OCCURRENCES.top("network_peer_address, error_type", IS_NETWORK),
+                "{{network_peer_address}} {{error_type}}",
                 instant=True,
             ),
             width=12,
