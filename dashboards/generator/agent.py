@@ -57,7 +57,7 @@ def build() -> model.Dashboard:
         ),
         number(
             "Canaries missed",
-            "Own harmless events that did not come back. Empty with an agent that has no canary.",
+            "Own harmless events of the agents that did not come back, within the time range.",
             "short",
             prometheus(total("tapio_canary_missed_total"), instant=True),
         ),
@@ -78,7 +78,7 @@ def build() -> model.Dashboard:
         lines(
             "Canary round trip",
             "From the agent's own harmless event in the kernel to its detector, the slowest node. "
-            "Empty with an agent that has no canary.",
+            "Nothing where `canary_interval_s` is 0.",
             "s",
             prometheus(f"max by (observer) ({series('tapio_canary_round_trip_seconds')})", "{{observer}}"),
             height=6,

@@ -16,10 +16,8 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 from helpers import boards, schema
 from helpers.boards import Asked
 
-# Series of the agent's canary, which is on its way: tests hold only the names.
-COMING = {"tapio_canary_round_trip_seconds", "tapio_canary_missed_total"}
 SUFFIXES = ("", "_bucket", "_count", "_sum")
-SERIES = {name + suffix for name in schema.PROMETHEUS for suffix in SUFFIXES} | COMING
+SERIES = {name + suffix for name in schema.PROMETHEUS for suffix in SUFFIXES}
 # What a scrape adds, what Loki adds, and what a query itself makes.
 OF_BACKENDS = {"job", "instance", "severity_text", "severity_number", "detected_level"}
 MADE = {"kind", "workload", "message", "usage", "limit", "trigger", "value", "__error__"}
