@@ -8,6 +8,9 @@
 # make image   builds deploy/Dockerfile with docker, podman or buildah (see tools/build-image)
 # make manifest  deploy/tapio.yaml from the Helm chart
 # make deploy-tools  what the tests of deploy/ need: helm and the Kubernetes API's schema (needs Go), buildah, runc
+# make dashboards  dashboards/*.json from dashboards/generator
+# make pictures  dashboards/pictures from real answers to the panels' queries
+# make loki    builds the Loki of the dashboards' tests (needs Go) and prints where it is
 # make lock    resolve the dependencies anew into requirements*.lock
 
 SHELL := /bin/bash
@@ -48,6 +51,7 @@ lint: setup
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+	MYPYPATH=dashboards $(VENV)/bin/mypy --package=generator
 	clang-format --dry-run -Werror ebpf/*.c ebpf/headers/*.h
 
 format: setup
@@ -60,6 +64,16 @@ names: setup
 
 man: setup
 	$(PYTHON) tools/generate-man
+
+dashboards: setup
+	PYTHONPATH=dashboards $(PYTHON) -m generator
+
+# In a venv of its own: nothing else needs matplotlib.
+pictures: setup
+	test -x $(VENV)/pictures/bin/python || /usr/bin/python3 -m venv $(VENV)/pictures
+	$(VENV)/pictures/bin/python -m pip install --quiet --disable-pip-version-check matplotlib==3.10.7
+	TAPIO_REQUIRE_BACKENDS=1 TAPIO_DASHBOARD_ANSWERS=$(VENV)/answers.json $(PYTHON) -m pytest -q tests/integration/test_dashboards.py
+	$(VENV)/pictures/bin/python tools/draw-dashboards $(VENV)/answers.json dashboards/pictures
 
 collector:
 	@tools/build-collector
@@ -78,6 +92,9 @@ deploy-tools:
 	@tools/fetch-kubernetes-schema
 	@tools/build-image --rootfs
 
+loki:
+	@tools/build-loki
+
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra agent -o requirements.lock pyproject.toml
@@ -88,4 +105,4 @@ clean:
 	$(MAKE) -C ebpf clean
 	rm -rf $(VENV)
 
-.PHONY: setup packages objects run test lint format names man collector image manifest deploy-tools lock clean
+.PHONY: setup packages objects run test lint format names man collector image manifest deploy-tools lock clean dashboards pictures loki

@@ -128,6 +128,8 @@ METRIC_UNITS = {
     "tapio.cpu.instructions": "{instruction}",
     "tapio.cpu.stalled_cycles": "{cycle}",
     "tapio.cpu.ipc": "1",
+    "process.memory.usage": "By",
+    "process.cpu.time": "s",
 }
 
 # Metric on /metrics: its OTel name.
@@ -167,4 +169,6 @@ PROMETHEUS_NAMES = {
     "tapio_cpu_instructions_total": "tapio.cpu.instructions",
     "tapio_cpu_stalled_cycles_total": "tapio.cpu.stalled_cycles",
     "tapio_cpu_ipc": "tapio.cpu.ipc",
+    "process_memory_usage_bytes": "process.memory.usage",
+    "process_cpu_time_seconds_total": "process.cpu.time",
 }

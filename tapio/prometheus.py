@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -41,6 +44,15 @@ class AgentCollector(Collector):
         yield from self._occurrences()
         if self._telemetry.enrichment is not None:
             yield from self._enrichment(self._telemetry.enrichment)
+        yield from self._process()
+
+    @staticmethod
+    def _process() -> Iterator[Metric]:
+        """What the agent costs, under the names of the semantic conventions: the same by OTLP and here."""
+        pages = int(Path("/proc/self/statm").read_bytes().split()[1])
+        memory = pages * os.sysconf("SC_PAGE_SIZE")
+        yield GaugeMetricFamily("process_memory_usage_bytes", "Resident memory of the agent.", memory)
+        yield CounterMetricFamily("process_cpu_time_seconds", "CPU time of the agent.", time.process_time())
 
     @staticmethod
     def _observers(observers: list[tuple[ObserverTelemetry, list[Hook]]]) -> Iterator[Metric]:

@@ -55,6 +55,12 @@ def render(values: Document, folder: Path, chart: Path = CHART) -> list[Document
     return [one for one in yaml.safe_load_all(done.stdout) if one]
 
 
+def agent_toml(documents: list[Document]) -> str:
+    """The agent's configuration file: dashboards are ConfigMaps too."""
+    (text,) = [one["data"]["tapio.toml"] for one in documents if "tapio.toml" in one.get("data", {})]
+    return str(text)
+
+
 def of_kind(documents: list[Document], kind: str) -> Document:
     """The only document of a kind."""
     (found,) = [one for one in documents if one["kind"] == kind]

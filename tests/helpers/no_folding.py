@@ -1,4 +1,4 @@
-"""A configuration in which no anomaly is folded: for tests that count occurrences one by one."""
+"""Configurations of a test, and the one in which no anomaly is folded: for tests that count occurrences one by one."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from pathlib import Path
 _EPISODES = "[episodes]\nindividual = 1000000\nburst = 1000000\nrate_per_s = 1000000\n"
 
 
+def no_folding(more: str = "") -> contextlib.AbstractContextManager[str]:
+    """The flag that names the file. `more` are further sections."""
+    return configuration(_EPISODES + more)
+
+
 @contextlib.contextmanager
-def no_folding(more: str = "") -> Iterator[str]:
-    """The flag that names the file, in a folder that every user can reach. `more` are further sections."""
+def configuration(text: str) -> Iterator[str]:
+    """The flag that names a file of this content, in a folder that every user can reach."""
     with tempfile.TemporaryDirectory(prefix="tapio-test-") as folder:
         Path(folder).chmod(0o755)
         path = Path(folder) / "tapio.toml"
-        path.write_text(_EPISODES + more)
+        path.write_text(text)
         yield f"--config={path}"

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import yaml
 
-from helpers.helm import ROOT, container, of_kind, tool
+from helpers.helm import ROOT, agent_toml, container, of_kind, tool
 from helpers.running_agent import wait_for
 from tapio.config import CHECKOUT_EBPF_DIR
 
@@ -83,7 +83,7 @@ class Pod:
         documents = [one for one in yaml.safe_load_all(MANIFEST.read_text()) if one]
         self._spec = of_kind(documents, "DaemonSet")["spec"]["template"]["spec"]
         self._container = container(documents)
-        self._toml = config or of_kind(documents, "ConfigMap")["data"]["tapio.toml"]
+        self._toml = config or agent_toml(documents)
         self._environment = environment or {}
         self.capabilities = [f"CAP_{name}" for name in self._container["securityContext"]["capabilities"]["add"]]
         self.seccomp: Json | None = seccomp_profile(self.capabilities)

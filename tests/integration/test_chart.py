@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 import yaml
 from helpers.collector import collector_binary
-from helpers.helm import CHART, ROOT, Document, check_schema, container, helm, of_kind, render, template
+from helpers.helm import CHART, ROOT, Document, agent_toml, check_schema, container, helm, of_kind, render, template
 
 import tapio
 from tapio import config as configuration
@@ -76,7 +76,7 @@ each_values = pytest.mark.parametrize("values", VALUES.values(), ids=VALUES.keys
 def agent_config(documents: list[Document], folder: Path) -> Config:
     """The configuration as the agent reads it."""
     path = folder / "tapio.toml"
-    path.write_text(of_kind(documents, "ConfigMap")["data"]["tapio.toml"])
+    path.write_text(agent_toml(documents))
     return configuration.load(path, {}, {})
 
 
@@ -131,7 +131,7 @@ def test_the_agent_takes_the_configuration(values: Document, tmp_path: Path) -> 
     assert config.container.exit_scope == "main"
     otlp = values.get("otlp", {}).get("enabled", True)
     assert config.sinks == (*values.get("sinks", ["file"]), *(["otlp"] if otlp else []))
-    assert "data_dir" not in of_kind(documents, "ConfigMap")["data"]["tapio.toml"]
+    assert "data_dir" not in agent_toml(documents)
 
 
 def test_numbers_and_texts_arrive_as_they_are(tmp_path: Path) -> None:
@@ -348,6 +348,16 @@ def test_every_dashboard_is_a_config_map(tmp_path: Path) -> None:
         if "dashboard" in one["metadata"]["name"]:
             assert one["metadata"]["labels"]["grafana_dashboard"] == "1"
             assert len(json.dumps(one)) < 1 << 20
+
+
+@pytest.mark.parametrize("kind", ["PodMonitor", "ServiceMonitor"])
+def test_scraped_series_have_the_labels_that_the_dashboards_go_by(kind: str, tmp_path: Path) -> None:
+    name = kind[0].lower() + kind[1:]
+    values = {name: {"enabled": True}, "service": {"enabled": True}, "clusterName": "prod-eu"}
+    (monitor,) = [one for one in render(values, tmp_path) if one["kind"] == kind]
+    (endpoint,) = monitor["spec"].get("podMetricsEndpoints") or monitor["spec"]["endpoints"]
+    labels = {one["targetLabel"]: one.get("replacement", one.get("sourceLabels")) for one in endpoint["relabelings"]}
+    assert labels == {"host_name": ["__meta_kubernetes_pod_node_name"], "k8s_cluster_name": "prod-eu"}
 
 
 def test_the_example_collector_s_pipeline_is_valid(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_every_group_is_complete() -> None:
             assert group["instrument"] in ("counter", "gauge", "histogram")
             assert group["unit"]
             name = group["annotations"]["prometheus"]["name"]
-            assert re.fullmatch(r"tapio_[a-z0-9_]+", name)
+            assert re.fullmatch(r"(tapio|process)_[a-z0-9_]+", name)
             assert name.endswith("_total") == (group["instrument"] == "counter")
 
 

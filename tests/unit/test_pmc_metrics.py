@@ -100,6 +100,6 @@ def test_series(report: CpuReport | None, expected: dict[tuple[str, str | None],
         (sample.name, sample.labels.get("cpu")): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
-        if "_cpu" in sample.name
+        if sample.name.startswith("tapio_") and "_cpu" in sample.name
     }
     assert found == expected

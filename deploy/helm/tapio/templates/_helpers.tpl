@@ -83,3 +83,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "tapio.priorityClassName" -}}
 {{- ternary (include "tapio.fullname" .) .Values.priorityClass.name .Values.priorityClass.create }}
 {{- end }}
+
+{{/* The labels that the dashboards and alerts go by: the attributes host.name and k8s.cluster.name. */}}
+{{- define "tapio.relabelings" -}}
+- {sourceLabels: [__meta_kubernetes_pod_node_name], targetLabel: host_name}
+{{- if .Values.clusterName }}
+- {targetLabel: k8s_cluster_name, replacement: {{ .Values.clusterName | quote }}}
+{{- end }}
+{{- end }}

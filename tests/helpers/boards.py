@@ -1,0 +1,54 @@
+"""The dashboards' JSON as tests see it: panels, queries, variables filled in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FOLDER = Path(__file__).parent.parent.parent / "dashboards"
+BOARDS = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+
+
+class Asked(NamedTuple):
+    """One query of one panel."""
+
+    board: str
+    panel: dict[str, Any]
+    source: str
+    expression: str
+    legend: str
+    instant: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.board}: {self.panel['title']}"
+
+
+def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
+    """All panels but the rows' headings."""
+    return [panel for panel in board["panels"] if panel["type"] != "row"]
+
+
+def queries() -> list[Asked]:
+    """Every query of every panel."""
+    return [
+        Asked(name, panel, target["datasource"]["type"], target["expr"], target.get("legendFormat", ""),
+              bool(target.get("instant")) or target.get("queryType") == "instant")
+        for name, board in BOARDS.items() for panel in panels(board) for target in panel["targets"]
+    ]  # fmt: skip
+
+
+def annotations() -> list[tuple[str, str]]:
+    """Dashboard and LogQL of every annotation."""
+    return [(name, one["expr"]) for name, board in BOARDS.items() for one in board["annotations"]["list"]]
+
+
+def filled(expression: str, seconds: int = 60, interval: str = "10s", **chosen: str) -> str:
+    """A query with its variables filled in: all values of those that are not `chosen`."""
+    values = {"__rate_interval": interval, "__range": f"{seconds}s", "__auto": interval, "__interval": interval}
+    values |= {name: chosen.get(name, ".*") for name in ("cluster", "node", "namespace", "workload", "pod")}
+    for name, value in values.items():
+        expression = expression.replace(f"${name}", value)
+    assert "$" not in expression.replace('"$1"', ""), expression
+    return expression
