@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from kubernetes.client.api_client import ApiClient
 from kubernetes.client.configuration import Configuration
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.config.incluster_config import InClusterConfigLoader
+from urllib3.util.ssl_ import create_urllib3_context
 
 from tapio import __version__
 from tapio.errors import ClusterError, UsageError
@@ -53,6 +55,10 @@ class ApiServer:
             ) from error
         self._configuration = configuration
         self._pool = ApiClient(configuration).rest_client.pool_manager
+        # Python 3.13 refuses a CA without a key usage extension, as many a cluster has: the other clients take it.
+        context = create_urllib3_context()
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        self._pool.connection_pool_kw["ssl_context"] = context
 
     def check_readable(self) -> None:
         """UsageError unless the user that this process is now can read token and CA again."""
