@@ -287,7 +287,9 @@ def test_a_pod_replaced_under_its_name_and_pods_of_other_nodes(agent: RunningAge
     """The old db-0 keeps its uid, the new one has its own; another node's pod is nobody here."""
     old, old_container = new_pod(api, agent, "db-0", owner=("StatefulSet", "db"), labels={})
     with container("systemd containerd", old, old_container) as before:
+        pods = agent.metric("tapio_k8s_pods")
         api.delete("pods", old)
+        wait_for(lambda: agent.metric("tapio_k8s_pods") < pods)
         new, new_container = new_pod(api, agent, "db-0", owner=("StatefulSet", "db"), labels={})
         with container("systemd containerd", new, new_container) as after:
             fail(before)
