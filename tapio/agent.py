@@ -30,7 +30,7 @@ from tapio.episodes import Emitted, Episodes
 from tapio.errors import KernelError, TapioError, UsageError
 from tapio.heartbeat import HeartbeatWriter
 from tapio.ids import IdSource
-from tapio.kernel import privileges
+from tapio.kernel import privileges, sandbox
 from tapio.occurrence import PROTOCOL_VERSION, Context, Error, Occurrence
 from tapio.sinks.base import MultiSink
 from tapio.sinks.chosen import ChosenSinks
@@ -91,6 +91,7 @@ class Agent:
         for name in _CODECS:  # after the drop the interpreter's files may be out of reach
             codecs.lookup(name)
         privileges.drop(uid, gid)
+        confinement = self._confine(directory)
         self._check_config_is_readable(uid)
         if enrichment is not None:
             self._enrichment = enrichment.start()
@@ -101,6 +102,7 @@ class Agent:
             observers = [source.telemetry for source in self._sources]
             observers += [ObserverTelemetry(name, reason) for name, reason in failed.items()]
             telemetry = Telemetry(observers, sinks.sinks)
+            telemetry.sandbox = confinement
             telemetry.folded, telemetry.overflowed = self._episodes.folded, self._episodes.overflowed
             telemetry.enrichment = self._enrichment
             self._serve(telemetry, cleanup)
@@ -149,6 +151,14 @@ class Agent:
         if enrichment is not None:
             enrichment.scan()
         return outcome.failed
+
+    def _confine(self, directory: int) -> dict[str, str]:
+        """Put the sandbox in force: for each mechanism why it is not, '' if it is."""
+        reasons = sandbox.confine(directory, with_seccomp=self._config.agent.seccomp == "on")
+        for mechanism, reason in reasons.items():
+            if reason:
+                log.warning("running without %s: %s", mechanism, reason)
+        return reasons
 
     def _check_config_is_readable(self, uid: int) -> None:
         if self._config_path is not None and not os.access(self._config_path, os.R_OK):
@@ -284,8 +294,9 @@ class Agent:
         for sink in sinks.sinks:
             if isinstance(sink, FileSink):
                 sink.config = config.file
-        restart = [key for key in ("sinks", "observers", "data_dir", "ebpf_dir", "metrics_address", "user", "kernel",
-                                   "kubernetes", "otlp", "polku", "node.interval_ms", "node.events")
+        restart = [key for key in ("sinks", "observers", "data_dir", "ebpf_dir", "metrics_address", "user",
+                                   "agent.seccomp", "kernel", "kubernetes", "otlp", "polku", "node.interval_ms",
+                                   "node.events")
                    if attrgetter(key)(config) != attrgetter(key)(self._config)]  # fmt: skip
         if config.tables() != self._config.tables():
             restart.append("storage.max_in_flight")

@@ -44,8 +44,9 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AgentConfig(_Section, frozen=True):
-    """How the agent watches itself."""
+    """The agent's own process, and how it watches itself."""
 
+    seccomp: Literal["on", "off"] = "on"
     canary_interval_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 30
 
 
