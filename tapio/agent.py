@@ -39,6 +39,7 @@ from tapio.source import CGROUP, Source, attach_observers
 from tapio.store import Store, lock_directory, open_directory
 from tapio.telemetry import ObserverTelemetry, Telemetry
 from tapio.web import PLAIN, Answer, WebServer
+from tapio.web_access import WebAccess
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,10 @@ class Agent:
     """One run of the agent, from start to stop."""
 
     def __init__(self, config: Config, reload: Callable[[], Config], config_path: Path | None, node: str) -> None:
-        """`reload` reads the configuration anew for SIGHUP; `node` is the Kubernetes node's name or ''."""
+        """`reload` reads the configuration anew for SIGHUP; `node` is the Kubernetes node's name or ''.
+
+        UsageError when a file of [metrics] cannot be used.
+        """
         self._config = config
         self._reload = reload
         self._config_path = config_path
@@ -60,6 +64,7 @@ class Agent:
         self._context = Context(node=node) if node else None
         self._clock = WallClock()
         self._ids = IdSource()
+        self._access = WebAccess(config.metrics)
         self._episodes = Episodes(config.episodes, self._ids.next)
         self._stopping = False
         self._reloading = False
@@ -185,7 +190,8 @@ class Agent:
         def metrics() -> Answer:
             return HTTPStatus.OK, prometheus.CONTENT_TYPE, prometheus.exposition(telemetry)
 
-        server = WebServer(*endpoint, {"/metrics": metrics, "/healthz": healthy, "/readyz": ready})
+        routes = {"/metrics": metrics, "/healthz": healthy, "/readyz": ready}
+        server = WebServer(*endpoint, routes, self._access, ("/healthz", "/readyz"))
         cleanup.callback(server.close)
         log.info("serving /metrics on %s:%d", endpoint[0], server.port)
 
@@ -291,6 +297,10 @@ class Agent:
         for source in self._sources:
             source.configure(config)
         self._episodes.config = config.episodes
+        try:
+            self._access.load(config.metrics)
+        except TapioError as error:
+            log.error("%s; the certificates and passwords in force stay", error)
         for sink in sinks.sinks:
             if isinstance(sink, FileSink):
                 sink.config = config.file

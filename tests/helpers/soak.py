@@ -91,7 +91,7 @@ class Figures:
                     for kind, number in sorted(self.made.items())
                 ),
                 f"lost {self.lost:.0f}, failed scrapes {self.failed_scrapes}, CPU {100 * self.cpu_s / last.at_s:.1f} %",
-                f"resident memory {first.resident_mib:.1f} MiB at {first.at_s:.0f} s, {last.resident_mib:.1f} at the end",
+                f"resident memory {first.resident_mib:.1f} MiB at {first.at_s:.0f} s, {last.resident_mib:.1f} later",
                 f"most resident memory {max(one.resident_mib for one in self.samples):.1f} MiB",
                 "descriptors and threads at rest: {}, later {}".format(*map(self._quiet, self._halves())),
                 f"most descriptors {max(one.descriptors for one in self.samples)}",

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.running_agent import RunningAgent, configured_agent
+from helpers.certificates import Authority
+from helpers.running_agent import RunningAgent, configured_agent, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -99,3 +103,29 @@ def test_the_filter_can_be_switched_off_and_says_so(tmp_path: Path) -> None:
         assert "Seccomp:\t0\n" in Path(f"/proc/{running.pid}/status").read_text()
         assert running.metric('tapio_sandbox_up{mechanism="seccomp"}') == 0
         assert "WARNING: running without seccomp: switched off by [agent] seccomp" in running.log.read_text()
+
+
+def test_a_key_that_only_root_can_read(tmp_path: Path) -> None:
+    """It is read before the drop; renewing it then takes a restart, and the log says why."""
+    authority = Authority(tmp_path / "authority")
+    certificate, key = authority.issue("server")
+    key.chmod(0o600)
+    config = f'[metrics]\ntls_cert = "{certificate}"\ntls_key = "{key}"\n'
+    file = tmp_path / "tapio.toml"
+    file.write_text(config)
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    agent = RunningAgent(tmp_path / "data", f"--config={file}")
+    try:
+        wait_for(lambda: "serving" in agent.log.read_text(), 15)
+        context = ssl.create_default_context(cafile=authority.ca)
+        url = f"https://127.0.0.1:{agent.port()}/metrics"
+        with urllib.request.urlopen(url, timeout=5, context=context) as answer:
+            assert b"tapio_sandbox_up" in answer.read()
+        agent.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "the certificates and passwords in force stay" in agent.log.read_text())
+        assert "permission denied" in agent.log.read_text()
+        with urllib.request.urlopen(url, timeout=5, context=context) as answer:
+            assert answer.status == 200
+    finally:
+        assert agent.stop() == 0
