@@ -1,4 +1,4 @@
-"""`python -m fuzz.run SECONDS [TARGET...]` (in tests/): each target for so long, guided by coverage, and a table of runs.
+"""`python -m fuzz.run SECONDS [TARGET...]` (in tests/): each target for so long, by coverage, and a table of runs.
 
 It needs atheris (`make fuzz` installs it). An input that is a failure is left in the working directory.
 """

@@ -35,7 +35,7 @@ from tapio.observers.network import NetworkObserver
 from tapio.observers.node_deltas import FIELDS as _CPU_FIELDS
 from tapio.observers.storage import _FIELDS as _REQUEST_FIELDS
 from tapio.observers.storage import StorageObserver
-from tapio.sinks import one_shot, otlp, spool
+from tapio.sinks import frames, one_shot, otlp
 from tapio.sinks.otlp_record import RecordMaker
 from tapio.sinks.polku import for_polku
 from tapio.web_access import WebAccess
@@ -167,8 +167,8 @@ def spool_segment(data: bytes) -> None:
     descriptor = os.memfd_create("segment")
     try:
         os.write(descriptor, data)
-        found = sum(len(document or b"") for document, _ in spool._documents(descriptor, 0, len(data)))
-        assert found <= len(data)
+        assert sum(len(document) for _, document, _ in frames.read_frames(descriptor, 0, len(data))) <= len(data)
+        assert frames.count_remains(descriptor, 0, len(data)) <= len(data)
     finally:
         os.close(descriptor)
 
@@ -228,7 +228,7 @@ SEEDS: dict[str, list[bytes]] = {
     "network": [bytes([number]) + bytes(300) for number in range(4)],
     "configuration": [config.DOCUMENTED.read_bytes()],
     "cli_file": [_OCCURRENCE, b'{"schema_version":1,"observers":{}}'],
-    "spool_segment": [spool._frame(b"document") * 3],
+    "spool_segment": [b"".join(frames.frame(number, b"document") for number in range(3))],
     "collector_answer": [
         b'{"partialSuccess":{"rejectedLogRecords":"3","errorMessage":"x"}}',
         b"\x0a\x04\x08\x03\x12\x00",
@@ -237,8 +237,9 @@ SEEDS: dict[str, list[bytes]] = {
 }
 
 if importlib.util.find_spec("tapio.enrich.cgroup_paths") is not None:
-    from tapio.enrich import cgroup_paths
     from tapio.enrich.pods import PodIndex
+
+    from tapio.enrich import cgroup_paths
 
     _POD_UID = "0f3d9c1a-5c1f-4c7e-9a55-d3bb1b1f3c55"
 
