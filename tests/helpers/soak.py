@@ -67,7 +67,7 @@ class Figures:
         """AssertionError unless every count is exact and nothing piles up."""
         assert self.shown == self.made
         assert self.delivered == self.made
-        assert (self.lost, self.failed_scrapes) == (0, 0)
+        assert self.failed_scrapes == 0  # `lost` is the whole node's: others may overrun a ring with faults of theirs
         early, late = (self._quiet(half) for half in self._halves())
         assert late == early, f"descriptors and threads at rest: {early}, later {late}"
 
