@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import mmap
 import os
 import struct
@@ -24,6 +23,9 @@ from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from tapio import agent, config, heartbeat_document, occurrence, web
 from tapio.cli.text import harmless, harmless_json
 from tapio.config import Config, MetricsConfig
+from tapio.enrich import cgroup_paths
+from tapio.enrich.pods import PodIndex
+from tapio.enrich.stage import Enriched
 from tapio.errors import HeartbeatError, OccurrenceError, UsageError
 from tapio.kernel.layout import Layout
 from tapio.kernel.ringbuf import RingBuffer
@@ -88,7 +90,7 @@ def _observe(observer: Observer, layouts: dict[int, Layout], data: bytes) -> Non
     whole = _agent()
     for emitted in whole._episodes.admit(anomalies, 1) + whole._episodes.flush():
         try:
-            made = whole._occurrence(emitted)
+            made = whole._occurrence(Enriched(emitted, None, {}, emitted.anomaly.severity))
         except (ValueError, OverflowError):  # counted by the agent: a field out of all bounds
             continue
         _check(occurrence.encode(made))
@@ -236,32 +238,30 @@ SEEDS: dict[str, list[bytes]] = {
     "http_request": [b"GET /metrics HTTP/1.1\r\nAuthorization: Basic YTpi\r\nHost: x\r\n\r\n"],
 }
 
-if importlib.util.find_spec("tapio.enrich.cgroup_paths") is not None:
-    from tapio.enrich.pods import PodIndex
+_POD_UID = "0f3d9c1a-5c1f-4c7e-9a55-d3bb1b1f3c55"
 
-    from tapio.enrich import cgroup_paths
 
-    _POD_UID = "0f3d9c1a-5c1f-4c7e-9a55-d3bb1b1f3c55"
+def cgroup_path(data: bytes) -> None:
+    """A cgroup's path, as the kernel or a container's processes name it."""
+    for pod in cgroup_paths.read_path(data.decode("utf-8", "replace")):
+        assert pod.uid
+        assert len(pod.container_id) in (0, 64)
 
-    def cgroup_path(data: bytes) -> None:
-        """A cgroup's path, as the kernel or a container's processes name it."""
-        for pod in cgroup_paths.read_path(data.decode("utf-8", "replace")):
-            assert pod.uid
-            assert len(pod.container_id) in (0, 64)
 
-    def pod_object(data: bytes) -> None:
-        """One object of the Kubernetes watch."""
-        index = PodIndex("node")
-        for kind in ("ADDED", "MODIFIED", "DELETED"):
-            with contextlib.suppress(msgspec.MsgspecError):
-                index.apply(kind, data)
-        assert len(index) <= 1
+def pod_object(data: bytes) -> None:
+    """One object of the Kubernetes watch."""
+    index = PodIndex("node")
+    for kind in ("ADDED", "MODIFIED", "DELETED"):
+        with contextlib.suppress(msgspec.MsgspecError):
+            index.apply(kind, data)
+    assert len(index) <= 1
 
-    TARGETS |= {"cgroup_path": cgroup_path, "pod_object": pod_object}
-    SEEDS |= {
-        "cgroup_path": [f"/kubepods/burstable/pod{_POD_UID}/{'ab' * 32}".encode()],
-        "pod_object": [
-            b'{"metadata":{"uid":"%s","name":"a","namespace":"b"},"spec":{"nodeName":"node"},"status":{"podIP":'
-            b'"10.0.0.1","containerStatuses":[{"name":"c","containerID":"containerd://x"}]}}' % _POD_UID.encode()
-        ],
-    }
+
+TARGETS |= {"cgroup_path": cgroup_path, "pod_object": pod_object}
+SEEDS |= {
+    "cgroup_path": [f"/kubepods/burstable/pod{_POD_UID}/{'ab' * 32}".encode()],
+    "pod_object": [
+        b'{"metadata":{"uid":"%s","name":"a","namespace":"b"},"spec":{"nodeName":"node"},"status":{"podIP":'
+        b'"10.0.0.1","containerStatuses":[{"name":"c","containerID":"containerd://x"}]}}' % _POD_UID.encode()
+    ],
+}
