@@ -3,6 +3,9 @@
 # make test    setup, then every test; as root, because the tests make real faults in this kernel
 # make lint    setup, then every check of style and types
 # make names   tapio/otel_names.py from otel/schema
+# make soak    setup, then 30 minutes of mixed faults, reloads and collector outages, with figures at the end
+# make fuzz    every target of tests/fuzz for a minute, guided by coverage, with run counts
+# make audit   the locked dependencies against known vulnerabilities
 # make man     tapio/cli/tapio.1 from the definitions of the command line
 # make collector  builds the OpenTelemetry Collector of the tests (needs Go) and prints where it is
 # make image   builds deploy/Dockerfile with docker, podman or buildah (see tools/build-image)
@@ -46,6 +49,15 @@ run: setup
 
 test: setup
 	$(PYTHON) -m pytest
+
+soak: setup
+	cd tests && ../$(PYTHON) -m helpers.soak 1800
+
+fuzz:
+	@tools/fuzz
+
+audit:
+	@tools/audit
 
 lint: setup
 	$(VENV)/bin/ruff check
@@ -105,4 +117,5 @@ clean:
 	$(MAKE) -C ebpf clean
 	rm -rf $(VENV)
 
-.PHONY: setup packages objects run test lint format names man collector image manifest deploy-tools lock clean dashboards pictures loki
+.PHONY: setup packages objects run test soak fuzz audit lint format names man collector image manifest deploy-tools lock clean \
+	dashboards pictures loki

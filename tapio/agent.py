@@ -30,7 +30,7 @@ from tapio.episodes import Emitted, Episodes
 from tapio.errors import KernelError, TapioError, UsageError
 from tapio.heartbeat import HeartbeatWriter
 from tapio.ids import IdSource
-from tapio.kernel import privileges
+from tapio.kernel import privileges, sandbox
 from tapio.occurrence import PROTOCOL_VERSION, Context, Error, Occurrence
 from tapio.sinks.base import MultiSink
 from tapio.sinks.chosen import ChosenSinks
@@ -39,6 +39,7 @@ from tapio.source import CGROUP, Source, attach_observers
 from tapio.store import Store, lock_directory, open_directory
 from tapio.telemetry import ObserverTelemetry, Telemetry
 from tapio.web import PLAIN, Answer, WebServer
+from tapio.web_access import WebAccess
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,10 @@ class Agent:
     """One run of the agent, from start to stop."""
 
     def __init__(self, config: Config, reload: Callable[[], Config], config_path: Path | None, node: str) -> None:
-        """`reload` reads the configuration anew for SIGHUP; `node` is the Kubernetes node's name or ''."""
+        """`reload` reads the configuration anew for SIGHUP; `node` is the Kubernetes node's name or ''.
+
+        UsageError when a file of [metrics] cannot be used.
+        """
         self._config = config
         self._reload = reload
         self._config_path = config_path
@@ -60,6 +64,7 @@ class Agent:
         self._context = Context(node=node) if node else None
         self._clock = WallClock()
         self._ids = IdSource()
+        self._access = WebAccess(config.metrics)
         self._episodes = Episodes(config.episodes, self._ids.next)
         self._stopping = False
         self._reloading = False
@@ -91,6 +96,7 @@ class Agent:
         for name in _CODECS:  # after the drop the interpreter's files may be out of reach
             codecs.lookup(name)
         privileges.drop(uid, gid)
+        confinement = self._confine(directory)
         self._check_config_is_readable(uid)
         if enrichment is not None:
             self._enrichment = enrichment.start()
@@ -101,6 +107,7 @@ class Agent:
             observers = [source.telemetry for source in self._sources]
             observers += [ObserverTelemetry(name, reason) for name, reason in failed.items()]
             telemetry = Telemetry(observers, sinks.sinks)
+            telemetry.sandbox = confinement
             telemetry.folded, telemetry.overflowed = self._episodes.folded, self._episodes.overflowed
             telemetry.enrichment = self._enrichment
             self._serve(telemetry, cleanup)
@@ -150,6 +157,14 @@ class Agent:
             enrichment.scan()
         return outcome.failed
 
+    def _confine(self, directory: int) -> dict[str, str]:
+        """Put the sandbox in force: for each mechanism why it is not, '' if it is."""
+        reasons = sandbox.confine(directory, with_seccomp=self._config.agent.seccomp == "on")
+        for mechanism, reason in reasons.items():
+            if reason:
+                log.warning("running without %s: %s", mechanism, reason)
+        return reasons
+
     def _check_config_is_readable(self, uid: int) -> None:
         if self._config_path is not None and not os.access(self._config_path, os.R_OK):
             raise UsageError(
@@ -175,7 +190,8 @@ class Agent:
         def metrics() -> Answer:
             return HTTPStatus.OK, prometheus.CONTENT_TYPE, prometheus.exposition(telemetry)
 
-        server = WebServer(*endpoint, {"/metrics": metrics, "/healthz": healthy, "/readyz": ready})
+        routes = {"/metrics": metrics, "/healthz": healthy, "/readyz": ready}
+        server = WebServer(*endpoint, routes, self._access, ("/healthz", "/readyz"))
         cleanup.callback(server.close)
         log.info("serving /metrics on %s:%d", endpoint[0], server.port)
 
@@ -281,11 +297,16 @@ class Agent:
         for source in self._sources:
             source.configure(config)
         self._episodes.config = config.episodes
+        try:
+            self._access.load(config.metrics)
+        except TapioError as error:
+            log.error("%s; the certificates and passwords in force stay", error)
         for sink in sinks.sinks:
             if isinstance(sink, FileSink):
                 sink.config = config.file
-        restart = [key for key in ("sinks", "observers", "data_dir", "ebpf_dir", "metrics_address", "user", "kernel",
-                                   "kubernetes", "otlp", "polku", "node.interval_ms", "node.events")
+        restart = [key for key in ("sinks", "observers", "data_dir", "ebpf_dir", "metrics_address", "user",
+                                   "agent.seccomp", "kernel", "kubernetes", "otlp", "polku", "node.interval_ms",
+                                   "node.events")
                    if attrgetter(key)(config) != attrgetter(key)(self._config)]  # fmt: skip
         if config.tables() != self._config.tables():
             restart.append("storage.max_in_flight")

@@ -44,8 +44,9 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AgentConfig(_Section, frozen=True):
-    """How the agent watches itself."""
+    """The agent's own process, and how it watches itself."""
 
+    seccomp: Literal["on", "off"] = "on"
     canary_interval_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 30
 
 
@@ -54,6 +55,21 @@ class KernelConfig(_Section, frozen=True):
 
     drain_interval_ms: Annotated[int, msgspec.Meta(ge=10, le=1000)] = 50
     ring_kib: Literal[64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536] = 512
+
+
+class MetricsConfig(_Section, frozen=True):
+    """Who may read /metrics; where it is, `metrics_address` says."""
+
+    tls_cert: _Path = ""
+    tls_key: _Path = ""
+    client_ca: _Path = ""
+    users_file: _Path = ""
+
+    def __post_init__(self) -> None:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("tls_cert and tls_key go together")
+        if self.client_ca and not self.tls_cert:
+            raise ValueError("client_ca needs tls_cert and tls_key")
 
 
 class NetworkConfig(_Section, frozen=True):
@@ -222,6 +238,7 @@ class Config(_Section, frozen=True):
     user: Annotated[str, msgspec.Meta(min_length=1)] = "nobody"
     agent: AgentConfig = AgentConfig()
     kernel: KernelConfig = KernelConfig()
+    metrics: MetricsConfig = MetricsConfig()
     network: NetworkConfig = NetworkConfig()
     container: ContainerConfig = ContainerConfig()
     storage: StorageConfig = StorageConfig()

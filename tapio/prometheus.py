@@ -33,6 +33,10 @@ class AgentCollector(Collector):
         build = GaugeMetricFamily("tapio_build_info", "1, labelled with the agent's version.", labels=["version"])
         build.add_metric([__version__], 1)
         yield build
+        sandbox = GaugeMetricFamily("tapio_sandbox_up", "Whether it is in force.", labels=["mechanism"])
+        for mechanism, reason in self._telemetry.sandbox.items():
+            sandbox.add_metric([mechanism], not reason)
+        yield sandbox
         observers = [(observer, observer.read_hooks()) for observer in self._telemetry.observers.values()]
         yield from self._observers(observers)
         yield from self._hooks(observers)

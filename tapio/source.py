@@ -62,6 +62,7 @@ class Source:
         self._settings = memory.Section(attachment, ".data", writable=True)
         self.telemetry = ObserverTelemetry(attachment.observer, read_hooks=self.hooks)
         self.telemetry.suppressed = self.observer.suppressed
+        self.observer.suppressed["damaged_ring"] = 0
         if "disks" in attachment.loaded.variables:
             self.telemetry.read_disks = self.disks
         self.telemetry.read_reason = lambda: self.observer.reason
@@ -84,6 +85,7 @@ class Source:
 
     def hooks(self) -> list[Hook]:
         """State and counters of every hook."""
+        self.observer.suppressed["damaged_ring"] = self.ring.damaged
         counters = self._counters.read()
         found = []
         for hook in self.attachment.hooks:

@@ -119,6 +119,7 @@ class Telemetry:
         self.drained_at = time.monotonic()
         self.heartbeat_error = ""
         self.heartbeat_at = time.monotonic()  # when it was written last
+        self.sandbox: dict[str, str] = {}  # by mechanism: why it is not in force, "" if it is
 
     def count_occurrence(self, occurrence: Occurrence) -> None:
         """An occurrence goes out to the sinks."""

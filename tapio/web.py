@@ -11,18 +11,25 @@ import contextlib
 import logging
 import selectors
 import socket
+import ssl
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 
 from tapio.errors import TapioError, describe_os_error
+from tapio.web_access import WebAccess
 
 log = logging.getLogger(__name__)
 
 _MAX_CONNECTIONS = 64
 _MAX_HEAD = 8192
 _TIME_LIMIT_S = 5.0
+
+_MORE_HEADERS = {
+    HTTPStatus.METHOD_NOT_ALLOWED: "Allow: GET, HEAD\r\n",
+    HTTPStatus.UNAUTHORIZED: 'WWW-Authenticate: Basic realm="tapio", charset="UTF-8"\r\n',
+}
 
 PLAIN = "text/plain; charset=utf-8"
 Answer = tuple[HTTPStatus, str, bytes]  # status, content type, body
@@ -32,9 +39,13 @@ Route = Callable[[], Answer]
 class WebServer:
     """Answers GET and HEAD on a few fixed paths, one request for each connection."""
 
-    def __init__(self, host: str, port: int, routes: Mapping[str, Route]) -> None:
-        """Bind and start; TapioError when the address cannot be had."""
+    def __init__(
+        self, host: str, port: int, routes: Mapping[str, Route], access: WebAccess, open_to_all: Collection[str] = ()
+    ) -> None:
+        """Bind and start; TapioError when the address cannot be had. `open_to_all` are paths without `access` rules."""
         self._routes = routes
+        self._access = access
+        self._open_to_all = open_to_all
         self._selector = selectors.DefaultSelector()
         self._connections: dict[socket.socket, _Connection] = {}
         try:
@@ -80,13 +91,15 @@ class WebServer:
     def _accept(self) -> None:
         try:
             client, _ = self._listener.accept()
+            client.setblocking(False)
+            if self._access.tls is not None:
+                client = self._access.tls.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
         except OSError as error:  # the client is gone again, or no descriptor is left
             log.debug("accepting a connection: %s", error)
             if self._connections:
                 self._drop(next(iter(self._connections.values())))
             time.sleep(0.01)
             return
-        client.setblocking(False)
         if len(self._connections) >= _MAX_CONNECTIONS:
             self._drop(next(iter(self._connections.values())))
         connection = _Connection(client, time.monotonic() + _TIME_LIMIT_S)
@@ -102,24 +115,32 @@ class WebServer:
                 connection.answer = connection.answer[connection.socket.send(connection.answer) :]
                 if not connection.answer:
                     # Closing with unread input would reset the connection and cost the client its answer.
-                    connection.socket.shutdown(socket.SHUT_WR)
-                    self._selector.modify(connection.socket, selectors.EVENT_READ, connection)
+                    connection.end_of_answer()
+                    self._wait_for(connection, selectors.EVENT_READ)
             elif not connection.socket.recv(_MAX_HEAD):
                 self._drop(connection)
         except BlockingIOError:
             return
-        except OSError:  # the client is gone
+        except ssl.SSLWantReadError:
+            self._wait_for(connection, selectors.EVENT_READ)
+        except ssl.SSLWantWriteError:
+            self._wait_for(connection, selectors.EVENT_WRITE)
+        except OSError:  # the client is gone, or speaks no TLS
             self._drop(connection)
 
+    def _wait_for(self, connection: _Connection, event: int) -> None:
+        self._selector.modify(connection.socket, event, connection)
+
     def _read(self, connection: _Connection) -> None:
-        data = connection.socket.recv(_MAX_HEAD)
-        if not data:
-            self._drop(connection)
-            return
-        connection.head += data
-        if b"\r\n\r\n" in connection.head or b"\n\n" in connection.head or len(connection.head) >= _MAX_HEAD:
-            connection.answer = memoryview(self._answer(connection.head))
-            self._selector.modify(connection.socket, selectors.EVENT_WRITE, connection)
+        connection.shake_hands()
+        # On to where nothing is left: what TLS has decrypted already makes no socket readable.
+        while data := connection.socket.recv(_MAX_HEAD):
+            connection.head += data
+            if b"\r\n\r\n" in connection.head or b"\n\n" in connection.head or len(connection.head) >= _MAX_HEAD:
+                connection.answer = memoryview(self._answer(connection))
+                self._wait_for(connection, selectors.EVENT_WRITE)
+                return
+        self._drop(connection)
 
     def _drop(self, connection: _Connection) -> None:
         self._connections.pop(connection.socket, None)
@@ -127,11 +148,19 @@ class WebServer:
             self._selector.unregister(connection.socket)
         connection.socket.close()
 
-    def _answer(self, head: bytes) -> bytes:
+    def _answer(self, connection: _Connection) -> bytes:
+        head = connection.head
+        if len(head) >= _MAX_HEAD:
+            return _encode(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, PLAIN, b"the request is too large\n")
         words = head.split(b"\n", 1)[0].decode("latin-1").split()
-        if len(words) != 3 or not words[2].startswith("HTTP/1.") or len(head) >= _MAX_HEAD:
+        if len(words) != 3 or not words[2].startswith("HTTP/"):
             return _encode(HTTPStatus.BAD_REQUEST, PLAIN, b"bad request\n")
+        if not words[2].startswith("HTTP/1."):
+            return _encode(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, PLAIN, b"only HTTP/1\n")
         method, path = words[0], words[1].split("?", 1)[0]
+        refusal = None if path in self._open_to_all else self._access.refusal(head, connection.socket)
+        if refusal is not None:
+            return _encode(refusal, PLAIN, b"not without a certificate, or name and password, that is known here\n")
         route = self._routes.get(path)
         if route is None:
             known = " ".join(self._routes)
@@ -154,12 +183,25 @@ class _Connection:
         self.deadline = deadline
         self.head = b""
         self.answer: memoryview | None = None
+        self._hands_shaken = not isinstance(client, ssl.SSLSocket)
+
+    def shake_hands(self) -> None:
+        """Go on with the handshake of TLS until it is done."""
+        if not self._hands_shaken and isinstance(self.socket, ssl.SSLSocket):
+            self.socket.do_handshake()
+            self._hands_shaken = True
+
+    def end_of_answer(self) -> None:
+        """Tell the client that nothing follows."""
+        if isinstance(self.socket, ssl.SSLSocket):
+            with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):  # its own farewell is not waited for
+                self.socket.unwrap()
+        self.socket.shutdown(socket.SHUT_WR)
 
 
 def _encode(status: HTTPStatus, content_type: str, body: bytes, *, with_body: bool = True) -> bytes:
-    allow = "Allow: GET, HEAD\r\n" if status == HTTPStatus.METHOD_NOT_ALLOWED else ""
     head = (
         f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: {content_type}\r\n"
-        f"Content-Length: {len(body)}\r\n{allow}Connection: close\r\n\r\n"
+        f"Content-Length: {len(body)}\r\n{_MORE_HEADERS.get(status, '')}Connection: close\r\n\r\n"
     )
     return head.encode() + (body if with_body else b"")

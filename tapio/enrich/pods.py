@@ -98,7 +98,7 @@ class PodIndex:
         seen, unreadable = set(), 0
         for raw in objects:
             try:
-                seen.add(self._store(self._decoder.decode(raw)))
+                seen.add(self._store(self._decode(raw)))
             except msgspec.MsgspecError:
                 unreadable += 1
         for uid in [uid for uid in self._by_uid if uid not in seen and uid not in self._gone]:
@@ -108,11 +108,17 @@ class PodIndex:
 
     def apply(self, kind: str, raw: bytes | msgspec.Raw) -> None:
         """Take over one change: ADDED, MODIFIED or DELETED. msgspec.MsgspecError when it cannot be read."""
-        pod = self._decoder.decode(raw)
+        pod = self._decode(raw)
         uid = self._store(pod, deleted=kind == "DELETED")
         if kind == "DELETED" and uid:
             self._retire(self._by_uid[uid])
         self._changed()
+
+    def _decode(self, raw: bytes | msgspec.Raw) -> PodObject:
+        try:
+            return self._decoder.decode(raw)
+        except UnicodeDecodeError as error:  # msgspec's own errors do not include it
+            raise msgspec.DecodeError(str(error)) from error
 
     def _changed(self) -> None:
         now_ns = self._now_ns()

@@ -23,6 +23,7 @@ class RingBuffer:
     def __init__(self, descriptor: int, size: int, fence: Callable[[], None], page: int = mmap.PAGESIZE) -> None:
         """Map a ring of `size` bytes (a power of two). `fence` is a full memory barrier, see `memory.fence`."""
         self.size = size
+        self.damaged = 0  # how often the ring made no sense and all of it was given up
         self._fence = fence
         self._mask = size - 1
         self._consumer = mmap.mmap(descriptor, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE, offset=0)
@@ -41,11 +42,14 @@ class RingBuffer:
     def read(self, limit: int) -> list[bytes]:
         """Up to `limit` finished records, oldest first, and free their space.
 
-        Stops at a record that a program has reserved and not yet submitted: the kernel keeps the order.
+        Stops at a record that a program has reserved and not yet submitted: the kernel keeps the order. What cannot be
+        a ring is given up as a whole, and counted: no length or position in it can be trusted any more.
         """
         position, end = self._consumed[0], self._produced[0]
         if position == end:
             return []
+        if not 0 < end - position <= self.size or position & 7:
+            return self._give_up(end)
         self._fence()  # the headers must not be read before the producer's position
         mask, headers = self._mask, self._headers
         spans: list[tuple[int, int]] = []
@@ -58,6 +62,8 @@ class RingBuffer:
             else:
                 spans.append(((position + _HEADER.size) & mask, length))
             position += length + _HEADER.size + 7 & ~7
+        if position > end:  # no record reaches beyond what was produced
+            return self._give_up(end)
         self._fence()  # the records must not be read before their headers
         page, size, data = self._page, self.size, self._map
         records = [
@@ -67,6 +73,11 @@ class RingBuffer:
         self._fence()  # nor their space given back before they were read
         self._consumed[0] = position
         return records
+
+    def _give_up(self, end: int) -> list[bytes]:
+        self.damaged += 1
+        self._consumed[0] = end
+        return []
 
     def _wrapped(self, start: int, length: int) -> bytes:
         end = self._page + self.size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -26,7 +27,8 @@ UPSTREAM = {
     "prometheus": {"telemetry"},
     "heartbeat": {"telemetry", "store", "heartbeat_document"},
     "heartbeat_document": {"telemetry"},
-    "web": set(),
+    "web": {"web_access"},
+    "web_access": set(),
     "episodes": set(),
     "losses": set(),
     "canary": {"kernel", "observers", "telemetry"},
@@ -73,13 +75,35 @@ def test_only_the_loader_imports_bcc() -> None:
 
 
 def test_bcc_is_in_no_requirement() -> None:
-    """The package of that name on PyPI is another project."""
+    """The package of that name on PyPI is another project. `bcc` as a word of its own, on lines that pip reads."""
     root = PACKAGE.parent
-    for path in (root / "pyproject.toml", *root.glob("requirements*.lock")):
-        for line in path.read_text().splitlines():
-            assert (
-                not line.strip().strip("\"',").lower().startswith(("bcc=", "bcc>", "bcc<", "bcc~", "bcc [", "bcc;"))
-            ), line
+    files = [root / "pyproject.toml", *root.rglob("requirements*.lock"), *root.rglob("requirements*.txt")]
+    for path in files:
+        lines = [line.partition("#")[0] for line in path.read_text().splitlines()]
+        assert not [line for line in lines if _NAMES_BCC.search(line)], path
+    for path in [root / "Makefile", *root.glob("deploy/**/Dockerfile*"), *root.glob("tools/*")]:
+        if path.is_file():
+            lines = [line for line in path.read_text().splitlines() if re.search(r"\bpip3?\b", line)]
+            assert not [line for line in lines if _NAMES_BCC.search(line)], path
+
+
+_NAMES_BCC = re.compile(r"""(?:^|[\s"'\[,])bcc(?=$|[\s"'\],;=<>~!\[@])""", re.IGNORECASE)
+
+
+@pytest.mark.parametrize(
+    "line", ['"bcc"', "bcc==0.1.10", "pip install bcc", '["x", "BCC>=1"]', "bcc[extra]", "bcc @ x"]
+)
+def test_that_check_sees_a_requirement(line: str) -> None:
+    assert _NAMES_BCC.search(line)
+
+
+def test_every_locked_dependency_has_an_exact_version_and_hashes() -> None:
+    for path in PACKAGE.parent.glob("requirements*.lock"):
+        entries = re.split(r"\n(?=[a-z])", path.read_text())
+        assert entries
+        for entry in entries:
+            assert re.match(r"[a-z0-9.\[\]_-]+==[^ ]+", entry, re.IGNORECASE), entry
+            assert "--hash=sha256:" in entry, entry
 
 
 def test_the_cli_installs_light() -> None:

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
+import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from http import HTTPStatus
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tapio.config import MetricsConfig
 from tapio.errors import TapioError
 from tapio.web import PLAIN, Answer, WebServer
+from tapio.web_access import WebAccess
 
 BODY = b"x" * 300_000
+
+
+OPEN = WebAccess(MetricsConfig())
 
 
 def page() -> Answer:
@@ -25,7 +37,7 @@ def broken() -> Answer:
 
 @pytest.fixture
 def server() -> Iterator[WebServer]:
-    made = WebServer("127.0.0.1", 0, {"/metrics": page, "/broken": broken})
+    made = WebServer("127.0.0.1", 0, {"/metrics": page, "/broken": broken}, OPEN)
     yield made
     made.close()
 
@@ -50,7 +62,11 @@ def ask(server: WebServer, request: bytes) -> bytes:
         (b"GET /broken HTTP/1.1", 500),
         (b"GET /metrics", 400),
         (b"\x16\x03\x01\x02\x00 garbage", 400),
-        (b"GET " + b"/" * 9000 + b" HTTP/1.1", 400),
+        (b"GET " + b"/" * 9000 + b" HTTP/1.1", 431),
+        (b"GET /metrics HTTP/1.1\r\nX: " + b"x" * 9000, 431),
+        (b"DELETE /metrics HTTP/1.1", 405),
+        (b"PRI * HTTP/2.0", 505),
+        (b"\0" * 100, 400),
     ],
 )
 def test_statuses(server: WebServer, request_line: bytes, status: int) -> None:
@@ -60,14 +76,22 @@ def test_statuses(server: WebServer, request_line: bytes, status: int) -> None:
         assert answer.endswith(BODY) is request_line.startswith(b"GET")
 
 
-def test_200_idle_and_slow_clients_do_not_keep_a_scrape_from_its_answer(server: WebServer) -> None:
+def test_200_idle_slow_and_garbage_clients_do_not_keep_a_scrape_from_its_answer(server: WebServer) -> None:
+    """Nor do they cost a thread each."""
+    threads = threading.active_count()
     clients = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(200)]
     try:
-        for client in clients[::2]:
-            client.sendall(b"GET /met")
-        started = time.monotonic()
-        assert ask(server, b"GET /metrics HTTP/1.1\r\n\r\n").endswith(BODY)
-        assert time.monotonic() - started < 1
+        for client, said in zip(
+            clients, itertools.cycle((b"", b"GET /met", b"\xff\0\x16\x03", b"GET / HTTP/1.1\r\nA: ")), strict=False
+        ):
+            with contextlib.suppress(OSError):  # the oldest are gone already
+                client.sendall(said)
+        for _ in range(10):
+            started = time.monotonic()
+            assert ask(server, b"GET /metrics HTTP/1.1\r\n\r\n").endswith(BODY)
+            assert time.monotonic() - started < 1
+        assert threading.active_count() == threads
+        assert len(server._connections) <= 64
     finally:
         for client in clients:
             client.close()
@@ -82,11 +106,11 @@ def test_a_client_that_does_not_read_is_dropped_in_time(server: WebServer) -> No
 
 def test_a_port_that_is_taken(server: WebServer) -> None:
     with pytest.raises(TapioError, match=r"listening on .*address already in use: choose another"):
-        WebServer("127.0.0.1", server.port, {})
+        WebServer("127.0.0.1", server.port, {}, OPEN)
 
 
 def test_ipv6() -> None:
-    made = WebServer("::1", 0, {"/metrics": page})
+    made = WebServer("::1", 0, {"/metrics": page}, OPEN)
     with socket.create_connection(("::1", made.port), timeout=5) as client:
         client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
         assert client.recv(12) == b"HTTP/1.1 200"
@@ -94,8 +118,34 @@ def test_ipv6() -> None:
 
 
 def test_close_frees_the_port() -> None:
-    made = WebServer("127.0.0.1", 0, {"/metrics": page})
+    made = WebServer("127.0.0.1", 0, {"/metrics": page}, OPEN)
     ask(made, b"GET /metrics HTTP/1.1\r\n\r\n")
     made.close()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", made.port), timeout=1)
+
+
+def test_idle_connections_end_in_time(server: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that sends a byte now and then."""
+    monkeypatch.setattr("tapio.web._TIME_LIMIT_S", 0.3)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
+        started = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            while client.send(b"x") and time.monotonic() < started + 10:
+                time.sleep(0.1)
+        assert time.monotonic() - started < 5
+
+
+@given(st.binary(max_size=300))
+def test_whatever_is_sent_the_answer_is_http_or_nothing(garbage: bytes) -> None:
+    """And the server goes on."""
+    server = _shared()
+    with contextlib.suppress(ConnectionError):
+        answer = ask(server, garbage + b"\r\n\r\n")
+        assert re.match(rb"HTTP/1\.1 (200|400|404|405|431|505) ", answer)
+    assert ask(server, b"HEAD /metrics HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 200 OK")
+
+
+@functools.cache
+def _shared() -> WebServer:
+    return WebServer("127.0.0.1", 0, {"/metrics": page}, OPEN)
