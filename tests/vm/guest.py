@@ -145,7 +145,8 @@ def run_tests() -> bool:
         folder = Path(f"/tmp/lane-{number}")
         folder.mkdir(mode=0o755)
         children.append(in_child(functools.partial(run_lane, name, tests, folder)))
-    return not any([os.waitpid(child, 0)[1] for child in children])
+    endings = [os.waitpid(child, 0)[1] for child in children]  # of all, before any is judged
+    return not any(endings)
 
 
 if __name__ == "__main__":
