@@ -50,6 +50,12 @@ def describe(found: list[dict[str, Any]]) -> str:
     return "; ".join(f"{item['error']['message']} x{item['data']['count']}" for item in found) or "nothing"
 
 
+def stalled(agent: RunningAgent, device: Loop) -> list[dict[str, Any]]:
+    """The spikes of a disk that somebody held up: under emulation every disk takes more than 50 ms now and then."""
+    spikes = [item for item in of_device(agent, device) if item["type"] == "kernel.storage.latency_spike"]
+    return [item for item in spikes if item["data"].get("latency_ms", 0) >= 500]
+
+
 def expect(agent: RunningAgent, device: Loop, **expected: int) -> list[dict[str, Any]]:
     """The occurrences of the disk once they stand for what is expected, after time for one too many."""
 
@@ -310,12 +316,14 @@ def test_a_slow_disk_below_is_one_story(agent: RunningAgent, tmp_path: Path) -> 
             writer.start()
             time.sleep(1.0)
         writer.join()
-        found = expect(agent, lower, latency_spike=1)
-        assert found[0]["data"]["latency_ms"] >= 800
-        expect(agent, upper, io_error=0, latency_spike=0)
+        wait_for(lambda: stalled(agent, lower), _WITHIN_S)
+        expect(agent, upper, io_error=0)
         expect(agent, ground, io_error=0)
+        (spike,) = stalled(agent, lower)
+        assert spike["data"]["latency_ms"] >= 800
+        assert stalled(agent, upper) == []
         after = agent.metric('tapio_suppressed_records_total{observer="storage",reason="stacked"}')
-        assert after - before == 1
+        assert after - before >= 1
 
 
 @needs_loops_type
