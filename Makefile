@@ -14,6 +14,8 @@
 # make dashboards  dashboards/*.json from dashboards/generator
 # make pictures  dashboards/pictures from real answers to the panels' queries
 # make loki    builds the Loki of the dashboards' tests (needs Go) and prints where it is
+# make test-vm    boots other kernels under emulation and makes the same faults there; as root
+# make matrix     README's table of kernels, from the latest runs of test-vm
 # make lock    resolve the dependencies anew into requirements*.lock
 
 SHELL := /bin/bash
@@ -107,6 +109,14 @@ deploy-tools:
 loki:
 	@tools/build-loki
 
+# KERNELS="5.10 newest" for some of tests/vm/kernels.py
+test-vm: setup
+	@tools/install-packages qemu-system-x86 qemu-system-arm debian-archive-keyring
+	$(PYTHON) tests/vm/run.py $(KERNELS)
+
+matrix: $(STAMP)
+	$(PYTHON) tests/vm/run.py --matrix
+
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		--extra agent -o requirements.lock pyproject.toml
@@ -117,5 +127,5 @@ clean:
 	$(MAKE) -C ebpf clean
 	rm -rf $(VENV)
 
-.PHONY: setup packages objects run test soak fuzz audit lint format names man collector image manifest deploy-tools lock clean \
-	dashboards pictures loki
+.PHONY: setup packages objects run test soak fuzz audit lint format names man collector image manifest deploy-tools \
+	test-vm matrix lock clean dashboards pictures loki

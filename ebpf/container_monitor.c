@@ -26,6 +26,7 @@ struct settings {
 
 DEFINE_COUNTERS(sched_process_exit);
 DEFINE_COUNTERS(mark_victim);
+DEFINE_COUNTERS(out_of_memory);
 
 /* clang drops types that no global names. */
 const struct exit_record *anchor_exit_record __attribute__((unused));
@@ -136,6 +137,21 @@ static __always_inline __u64 resident_pages(struct mm_struct *mm)
 	return (file > 0 ? file : 0) + (anon > 0 ? anon : 0) + (shmem > 0 ? shmem : 0);
 }
 
+/* The one hook that is no tracepoint: the loader leaves it out where the kernel does not offer it. */
+SEC("fentry/out_of_memory")
+int out_of_memory(__u64 *ctx)
+{
+	struct hook_counters *counters = counters_of(out_of_memory_counters);
+	struct oom_control *control = (struct oom_control *)ctx[0];
+
+	counters->hits++;
+	counters->filtered++; /* the marks tell */
+	oom_decision.memcg = (__u64)BPF_CORE_READ(control, memcg);
+	oom_decision.control = (__u64)control;
+	oom_decision.task = bpf_get_current_task();
+	return 0;
+}
+
 SEC("tp_btf/mark_victim")
 int mark_victim(__u64 *ctx)
 {
@@ -153,6 +169,8 @@ int mark_victim(__u64 *ctx)
 		victim = trigger;
 	else if ((__u32)ctx[0] == trigger_id >> 32)
 		victim = BPF_CORE_READ(trigger, group_leader);
+	else
+		victim = chosen_victim(trigger, ctx[0]);
 	if (!victim) {
 		/* Only a pid, of somebody else: the victim's exit record will tell (oom_victim). */
 		counters->unreadable++;

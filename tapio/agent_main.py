@@ -93,9 +93,11 @@ def check(config: Config, *, named: bool, cgroups: bool) -> int:
             outcome.attached.remove(attachment)
     working = set(config.observers) - set(outcome.failed)
     for attachment in outcome.attached:
-        for hook in attachment.hooks:
-            state, reason = ("off", hook.reason) if hook.reason else ("attached", notes[attachment.observer])
+        missing, note = attachment.loaded.missing, notes[attachment.observer]
+        for index, hook in enumerate(attachment.hooks):
+            state, reason = ("off", hook.reason) if hook.reason else ("attached", "" if missing or index else note)
             rows.append((attachment.observer, hook.name, state, reason))
+        rows += [(attachment.observer, hook.name, "off", note or hook.reason) for hook in missing]
         working -= {attachment.observer for hook in attachment.hooks if hook.reason}
         attachment.close()
     rows += [(name, "-", "off", reason) for name, reason in outcome.failed.items()]

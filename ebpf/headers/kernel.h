@@ -104,6 +104,11 @@ struct mem_cgroup {
 	atomic_long_t memory_events_local[1];
 };
 
+struct oom_control {
+	struct mem_cgroup *memcg; /* whose limit was hit; NULL: the node is out of memory */
+	struct task_struct *chosen;
+};
+
 struct percpu_counter {
 	__s64 count;
 };

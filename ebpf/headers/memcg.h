@@ -2,9 +2,13 @@
 /*
  * Whose memory limit killed a process, as far as the kernel shows it.
  *
- * The tracepoint names only the victim. The memcg that ran into its limit is an ancestor of the victim *and* of the
- * task whose allocation failed (or one of them itself). While the kernel kills for it, it usually holds `oom_lock` on
- * it and on all below it (mem_cgroup_oom_trylock), so the topmost locked common ancestor is taken.
+ * The tracepoint names only the victim. The kernel's out_of_memory() is told for which memcg it is to kill, and marks
+ * its victims before it returns, one call at a time under a lock of its own. Where its entry can be watched, that is
+ * the answer. It cannot on arm64 before 6.4, nor without CONFIG_FUNCTION_TRACER. There it is put together:
+ *
+ * The memcg that ran into its limit is an ancestor of the victim *and* of the task whose allocation failed (or one of
+ * them itself). While the kernel kills for it, it usually holds `oom_lock` on it and on all below it
+ * (mem_cgroup_oom_trylock), so the topmost locked common ancestor is taken.
  *
  * No lock does not mean that no limit was hit: a second thread that runs into the same limit fails to take the lock
  * and kills all the same. Nor does usage near a limit mean that it was hit: a container full of page cache is always
@@ -75,6 +79,53 @@ static __always_inline struct cgroup_subsys_state *common_ancestor(struct cgroup
 	return NULL;
 }
 
+/* The call of out_of_memory() that was entered last; the kernel lets in one at a time. */
+struct {
+	__u64 task; /* 0: none yet, or its entry cannot be watched */
+	__u64 memcg;
+	__u64 control; /* struct oom_control, which lives as long as the call */
+} oom_decision SEC(".bss");
+
+/* The task that the current call has chosen, if that is its pid: a group's further victims are not chosen. */
+static __always_inline struct task_struct *chosen_victim(struct task_struct *trigger, __u32 pid)
+{
+	struct oom_control *control = (void *)oom_decision.control;
+	struct task_struct *chosen;
+
+	if (oom_decision.task != (__u64)trigger)
+		return NULL;
+	chosen = BPF_CORE_READ(control, chosen);
+	return chosen && (__u32)BPF_CORE_READ(chosen, pid) == pid ? chosen : NULL;
+}
+
+static __always_inline void tell_limit(struct oom_record *record, struct mem_cgroup *hit, __u32 level)
+{
+	if (BPF_CORE_READ(hit, memory.max) >= UNLIMITED_PAGES)
+		return; /* cgroup v1 has other limits: of memory and swap, of kernel memory */
+	record->limit_evidence = LIMIT_HIT;
+	record->limit_level = level;
+	record->limit_pages = BPF_CORE_READ(hit, memory.max);
+	record->limit_usage_pages = BPF_CORE_READ(hit, memory.usage.counter);
+	record->limit_cgroup_id = BPF_CORE_READ(hit, css.cgroup, kn, id);
+}
+
+static __always_inline void tell_decided_limit(struct oom_record *record, struct task_struct *victim)
+{
+	struct cgroup_subsys_state *css = memory_css(victim);
+
+	if (!oom_decision.memcg) {
+		record->limit_evidence = LIMIT_NONE;
+		return;
+	}
+	for (__u32 level = 0; level < MAX_MEMCG_DEPTH && css; level++) {
+		if ((__u64)memcg_of(css) == oom_decision.memcg) {
+			tell_limit(record, memcg_of(css), level);
+			return;
+		}
+		css = BPF_CORE_READ(css, parent);
+	}
+}
+
 static __always_inline void find_limit(struct oom_record *record, struct task_struct *victim,
 				       struct task_struct *trigger)
 {
@@ -83,6 +134,10 @@ static __always_inline void find_limit(struct oom_record *record, struct task_st
 	bool is_locked = true, is_far = true;
 	__u32 level = 0, hit_level = 0;
 
+	if (oom_decision.task == (__u64)trigger) {
+		tell_decided_limit(record, victim);
+		return;
+	}
 	css = common_ancestor(memory_css(victim), memory_css(trigger), &level);
 	if (!css)
 		return;
@@ -102,15 +157,10 @@ static __always_inline void find_limit(struct oom_record *record, struct task_st
 	}
 	if (css) /* nested deeper than anything sane */
 		return;
-	if (hit && BPF_CORE_READ(hit, memory.max) < UNLIMITED_PAGES) {
-		record->limit_evidence = LIMIT_HIT;
-		record->limit_level = hit_level;
-		record->limit_pages = BPF_CORE_READ(hit, memory.max);
-		record->limit_usage_pages = BPF_CORE_READ(hit, memory.usage.counter);
-		record->limit_cgroup_id = BPF_CORE_READ(hit, css.cgroup, kn, id);
-	} else if (!hit && is_far) {
+	if (hit)
+		tell_limit(record, hit, hit_level);
+	else if (is_far)
 		record->limit_evidence = LIMIT_NONE;
-	}
 }
 
 /* The highest memcg with memory.oom.group between the victim and the limit that was hit: it dies as a whole. */

@@ -14,7 +14,7 @@ from tapio.kernel.layout import Field, Layout, Variable
 from tapio.kernel.libbpf import Libbpf
 
 INT, PTR, ARRAY, STRUCT, ENUM, TYPEDEF, VOLATILE, CONST, RESTRICT = 1, 2, 3, 4, 6, 8, 9, 10, 11
-FUNC_PROTO, VAR, DATASEC = 13, 14, 15
+FUNC, FUNC_PROTO, VAR, DATASEC = 12, 13, 14, 15
 _MODIFIERS = (TYPEDEF, VOLATILE, CONST, RESTRICT)
 _SIGNED, _CHAR = 1, 2
 
@@ -125,6 +125,10 @@ class Btf:
         if found.kind == ARRAY:
             found = self.resolve(ctypes.c_uint32.from_address(found.details).value)
         return self.layout(found) if found.kind == STRUCT and found.name else None
+
+    def has_function(self, name: str) -> bool:
+        """Whether the kernel has a function of this name whose entry can be watched, as far as BTF tells."""
+        return self.find(name, FUNC) is not None
 
     def tracepoint_arguments(self, name: str) -> list[int] | None:
         """The kinds (PTR, INT, ...) of a tracepoint's arguments, or None where the kernel has no such tracepoint."""

@@ -59,6 +59,7 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     events: dict[str, str] = {}  # the perf events that are counted, by array
     counted_cpus: tuple[int, ...] = ()  # the CPUs on which they are
     interval_ns: int = 0  # between two samples of a CPU
+    missing: tuple[Hook, ...] = ()  # hooks that the observer can do without, and why this kernel does not offer them
 
     def record(self, name: str) -> Layout:
         """The layout of a record; ObjectError when the object has none of that name."""

@@ -57,11 +57,17 @@ def possible_cpus(path: Path = Path("/sys/devices/system/cpu/possible")) -> int:
     return int(path.read_text().strip().rpartition(",")[2].rpartition("-")[2]) + 1
 
 
+class UnwatchableError(KernelError):
+    """An object that watches kernel functions was refused, perhaps because of that."""
+
+
 class LoadedObject:
     """One object on its way from the file to attached programs."""
 
-    def __init__(self, libbpf: Libbpf, observer: str, path: Path) -> None:
+    def __init__(self, libbpf: Libbpf, observer: str, path: Path, unwatchable: str = "") -> None:
+        """`unwatchable`: why programs that watch the entry of a kernel function are to be left out."""
         check_object(path)
+        self._unwatchable = unwatchable
         self._libbpf = libbpf
         self._observer = observer
         self._path = path
@@ -77,6 +83,7 @@ class LoadedObject:
             libbpf.bpf_map__name(item).decode(): item for item in libbpf.each("bpf_object__next_map", self._handle)
         }
         self._features: dict[str, bool] = {}
+        self._missing: list[Hook] = []
 
     def configure(self, kernel: Btf, ring_bytes: int, tables: Mapping[str, int]) -> None:
         """Check what the object was built for, set its read-only globals and the sizes of its ring and tables."""
@@ -91,6 +98,13 @@ class LoadedObject:
         self._features = features.detect(list(self._variables), kernel)
         for name, value in self._features.items():
             self._global(name, bytes([value]))
+        for program in self._watching():
+            function = self._watched_function(program)
+            reason = self._unwatchable or ("" if kernel.has_function(function) else "this kernel has no such function")
+            if reason:  # loading it would fail the whole object
+                self._libbpf.bpf_program__set_autoload(program, False)
+                hook = self._libbpf.bpf_program__name(program).decode()
+                self._missing.append(Hook(hook, f"watching {function}(): {reason}"))
         for name, entries in {_RING: ring_bytes, **tables}.items():
             self._libbpf.number(
                 "bpf_map__set_max_entries", self._map(name), entries, doing=f"sizing {name} of {self._path}"
@@ -98,8 +112,13 @@ class LoadedObject:
         self._global("ring_quarter_bytes", (ring_bytes // 4).to_bytes(4, sys.byteorder))
 
     def load(self) -> None:
-        """Load every program and map into the kernel."""
-        self._libbpf.number("bpf_object__load", self._handle, doing=f"loading {self._path}")
+        """Load every program and map into the kernel. UnwatchableError when it may work without some of them."""
+        try:
+            self._libbpf.number("bpf_object__load", self._handle, doing=f"loading {self._path}")
+        except KernelError as error:
+            if self._unwatchable or not self._watching():
+                raise
+            raise UnwatchableError(str(error)) from error
 
     def attach(self, sampling: Sampling | None) -> tuple[Loaded, list[int]]:
         """Attach every program; the answer for the agent and the descriptors that keep it all alive.
@@ -107,10 +126,13 @@ class LoadedObject:
         A program of the type perf_event counts what `sampling` asks for, and has a link for each CPU.
         """
         oom_kills = oom_kill_counts()
-        hooks, named = [], {name: self._libbpf.bpf_map__fd(item) for name, item in self._maps.items()}
+        hooks: list[Hook] = []
+        named = {name: self._libbpf.bpf_map__fd(item) for name, item in self._maps.items()}
         counters = Counters(self._libbpf, sampling) if sampling is not None else None
         for program in self._libbpf.each("bpf_object__next_program", self._handle):
             hook = self._libbpf.bpf_program__name(program).decode()
+            if any(hook == missing.name for missing in self._missing):
+                continue
             try:
                 if counters is not None and self._libbpf.bpf_program__type(program) == _PROG_TYPE_PERF_EVENT:
                     for cpu, descriptor in counters.attach(program, hook, named).items():
@@ -119,7 +141,7 @@ class LoadedObject:
                     link = self._libbpf.pointer("bpf_program__attach", program, doing=f"attaching {hook}")
                     named[f"link:{hook}"] = self._libbpf.bpf_link__fd(link)
             except KernelError as error:
-                hooks.append(Hook(hook, str(error)))
+                (self._missing if self._watched_function(program) else hooks).append(Hook(hook, str(error)))
                 continue
             hooks.append(Hook(hook))
             named[f"program:{hook}"] = self._libbpf.bpf_program__fd(program)
@@ -139,8 +161,22 @@ class LoadedObject:
             events=counters.chosen if counters is not None else {},
             counted_cpus=tuple(counters.cpus) if counters is not None else (),
             interval_ns=sampling.interval_ns if sampling is not None else 0,
+            missing=tuple(self._missing),
         )
         return answer, list(named.values())
+
+    def _watching(self) -> list[int]:
+        """The programs that watch the entry of a kernel function."""
+        programs = self._libbpf.each("bpf_object__next_program", self._handle)
+        return [program for program in programs if self._watched_function(program)]
+
+    def _watched_function(self, program: int) -> str:
+        """The kernel function whose entry the program watches, '' for a tracepoint.
+
+        Not every kernel does that (arm64 only since 6.4; some forbid it), so observers do without where it fails.
+        """
+        section = self._libbpf.bpf_program__section_name(program).decode()
+        return str(section.removeprefix("fentry/")) if section.startswith("fentry/") else ""
 
     def _sizes(self) -> dict[str, int]:
         sizes = {_RING: int(self._libbpf.bpf_map__max_entries(self._map(_RING)))}
@@ -203,6 +239,22 @@ def check_kernel(libbpf: Libbpf, vmlinux_btf: Path = VMLINUX_BTF) -> Btf:
     return Btf(libbpf, libbpf.pointer("btf__load_vmlinux_btf", doing=f"reading {vmlinux_btf}"))
 
 
+def load_object(libbpf: Libbpf, kernel: Btf, request: Request, observer: str) -> LoadedObject:
+    """The observer's object in the kernel; without what watches functions where the kernel takes the rest alone."""
+
+    def attempt(unwatchable: str) -> LoadedObject:
+        item = LoadedObject(libbpf, observer, Path(request.objects[observer]), unwatchable)
+        item.configure(kernel, request.ring_bytes, request.tables.get(observer, {}))
+        item.load()
+        return item
+
+    try:
+        return attempt("")
+    except UnwatchableError as error:
+        # If the functions were not what is wrong, this attempt says what is.
+        return attempt(str(error).partition(": ")[2].partition(" (")[0])
+
+
 def run(request: Request, answers: socket.socket) -> None:
     """Load what `request` names and tell the agent of each success and failure."""
     try:
@@ -213,9 +265,7 @@ def run(request: Request, answers: socket.socket) -> None:
         return
     for observer, path in request.objects.items():
         try:
-            item = LoadedObject(libbpf, observer, Path(path))
-            item.configure(kernel, request.ring_bytes, request.tables.get(observer, {}))
-            item.load()
+            item = load_object(libbpf, kernel, request, observer)
             answer, descriptors = item.attach(request.sampling.get(observer))
         except TapioError as error:
             channel.send(answers, Failed(str(error), observer), [])

@@ -37,6 +37,10 @@ class ContainerObserver(Observer):
         self.suppressed = dict.fromkeys((*reasons, "undecodable"), 0)
         self.canary = Canary()
         self._oom = OomKills(loaded, self.suppressed)
+        if not self._marks_name_victims:
+            self.reason = "this kernel marks OOM victims by pid alone: memory and limit are not known for all of them"
+        elif loaded.missing:
+            self.reason = f"{loaded.missing[0].reason}: whose memory limit was hit is not known for every OOM kill"
 
     def configure(self, config: Config) -> Settings:
         """Exit codes and scope are filtered in the kernel, patterns here."""

@@ -60,6 +60,8 @@ def scratch_cgroup(parent: ScratchCgroup | None = None) -> Iterator[ScratchCgrou
     name = f"tapio-test-{uuid.uuid4().hex[:8]}"
     if parent is not None:
         roots, memory = list(parent._directories), parent._memory
+        if parent.memory_v1_id is None and memory is not None:
+            (memory / "cgroup.subtree_control").write_text("+memory")
     else:
         unified = mount_point("cgroup2")
         assert unified is not None, "no cgroup v2 mount on this machine"

@@ -88,8 +88,8 @@ def await_reset(address: str, port: int, times: int) -> None:
     """So many connections that the peer resets."""
     for _ in range(times):
         with _socket(address) as client:
-            client.connect((address, port))
             try:
+                client.connect((address, port))  # a reset may be here before it returns
                 client.recv(1)
             except ConnectionResetError:
                 continue

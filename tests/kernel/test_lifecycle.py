@@ -118,10 +118,9 @@ def test_heartbeat_and_pages(agent: RunningAgent) -> None:
     assert (beat["state"], beat["trouble"]) == ("running", "")
     container = beat["observers"]["container"]
     assert container["up"]
-    assert {hook["name"]: hook["attached"] for hook in container["hooks"]} == {
-        "sched_process_exit": True,
-        "mark_victim": True,
-    }
+    attached = {hook["name"]: hook["attached"] for hook in container["hooks"]}
+    attached.pop("out_of_memory", None)  # not every kernel lets it be watched
+    assert attached == {"sched_process_exit": True, "mark_victim": True}
     first = path.stat().st_mtime_ns
     wait_for(lambda: path.stat().st_mtime_ns > first)
     assert agent.get("/readyz") == (200, "ready\n")
@@ -234,7 +233,9 @@ def test_a_stuck_loop_is_not_ready(tmp_path: Path) -> None:
 
 def test_the_documented_capabilities_are_enough(tmp_path: Path, cgroup: ScratchCgroup) -> None:
     """Two starts, so that the second one finds what belongs to the agent's user."""
-    names = ("bpf", "perfmon", "setuid", "setgid", "setpcap", "chown")
+    names = ["bpf", "perfmon", "setuid", "setgid", "setpcap", "chown"]
+    if tuple(map(int, os.uname().release.split(".")[:2])) < (5, 11):
+        names.append("sys_resource")  # the kernel charges locked memory
     bounding = "--bounding-set=-all," + ",".join(f"+{name}" for name in names)
     tmp_path.chmod(0o755)
     for _ in range(2):
@@ -310,4 +311,7 @@ def test_a_type_that_the_kernel_lacks_takes_no_further_capability(tmp_path: Path
             f"--ebpf-dir={sources / 'build'}",
         ]
         checked = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert (checked.returncode, checked.stdout.count("attached")) == (0, 2), checked.stdout
+        assert checked.returncode == 0, checked.stdout
+        states = [line.split()[1:3] for line in checked.stdout.splitlines()]
+        assert ["sched_process_exit", "attached"] in states
+        assert ["mark_victim", "attached"] in states

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
 from helpers import victims
 from helpers.cgroups import ScratchCgroup
-from helpers.running_agent import wait_for
+from helpers.running_agent import AGENT, wait_for
 
 from tapio.anomalies import Anomaly
 from tapio.config import CHECKOUT_EBPF_DIR, Config
@@ -33,6 +34,7 @@ def old_source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
         ("if (process_exit_passes_group_dead)", "if (0)"),
         ("if (mark_victim_passes_task)", "if (0)"),
         ("(__u32)ctx[0] ==", "(__u32)BPF_CORE_READ((struct task_struct *)ctx[0], pid) =="),
+        ("(trigger, ctx[0])", "(trigger, BPF_CORE_READ((struct task_struct *)ctx[0], pid))"),
     ):
         assert old in text
         text = text.replace(old, new)
@@ -71,6 +73,29 @@ def test_kills_are_known_from_marks_or_exits(drain: Drain, cgroup: ScratchCgroup
     wait_for(lambda: len(drain()) >= 7)
     assert [anomaly.type.code for anomaly in drain()] == ["OOM_KILL"] * 7
     assert {anomaly.data["pid"] for anomaly in drain()} == pids
+
+
+def test_a_kernel_without_the_function_that_a_program_watches(tmp_path: Path) -> None:
+    """The rest of the object works, and the table says what is missing; the observer counts as working."""
+    sources = tmp_path / "ebpf"
+    shutil.copytree(CHECKOUT_EBPF_DIR.parent, sources, ignore=shutil.ignore_patterns("build"))
+    program = sources / "container_monitor.c"
+    text = program.read_text()
+    assert 'SEC("fentry/out_of_memory")' in text
+    program.write_text(text.replace('SEC("fentry/out_of_memory")', 'SEC("fentry/in_no_kernel")'))
+    subprocess.run(["make", "-s", "-C", sources, "SOURCES=container_monitor.c"], check=True)
+    command = [AGENT, "--check", "--observer=container", f"--ebpf-dir={sources / 'build'}"]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked
+    table = [line.split(maxsplit=3) for line in checked.stdout.splitlines()]
+    assert table[0] == ["OBSERVER", "HOOK", "STATE", "REASON"]
+    assert sorted(row[1:3] for row in table[1:]) == [
+        ["mark_victim", "attached"],
+        ["out_of_memory", "off"],
+        ["sched_process_exit", "attached"],
+    ]
+    (reason,) = (row[3] for row in table[1:] if len(row) == 4)
+    assert reason.startswith("watching in_no_kernel(): this kernel has no such function: whose memory limit was hit")
 
 
 def test_ignoring_the_code_does_not_hide_a_kill(old_source: Source, drain: Drain, cgroup: ScratchCgroup) -> None:

@@ -73,8 +73,10 @@ def test_the_victim_is_not_the_one_that_asked_for_memory(agent: RunningAgent, cg
         trigger = small.start(victims.command("eat_memory", 1, 30))
         assert victim.wait(10) == -9
         (item,) = kills(agent, large, 1)
-        assert trigger.poll() is None
-        assert kills(agent, small, 0) == []
+        agent.settle()
+        # Before the victim's memory is free the kernel may kill for the same limit again, and only the trigger is left.
+        also_killed = trigger.poll() == -9
+        assert len(kills(agent, small, also_killed)) == also_killed
         trigger.kill()
         trigger.wait()
     assert item["data"]["pid"] == victim.pid

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tapio.anomalies import Anomaly
 from tapio.config import Config, ContainerConfig
 from tapio.errors import ObjectError
+from tapio.kernel.channel import Hook
 from tapio.observers.base import own_process
 from tapio.observers.container import _EXIT_FIELDS, ContainerObserver
 from tapio.observers.container_oom import _OOM_FIELDS
@@ -65,6 +66,17 @@ def test_a_child_of_the_agent_is_a_canary_and_no_anomaly() -> None:
     assert observer.decode([exit_of(908, 0x300, own_child=1, ignored=1)]) == []
     others = [exit_of(907, 0x7100, task_ns_pid=7), exit_of(909, 0x300, own_child=1)]
     assert names(observer.decode(others)) == ["abnormal_exit", "abnormal_exit"]
+
+
+def test_what_a_kernel_lacks_is_said() -> None:
+    """A hook that is missing and marks that carry only a pid cost facts, not reports."""
+    assert make_observer().reason == ""
+    assert "by pid alone" in make_observer(modern=False).reason
+    features = {"process_exit_passes_group_dead": True, "mark_victim_passes_task": True}
+    loaded = make_loaded("container", {"exit_record": EXIT, "oom_record": OOM}, ENUMS, features)
+    refused = Hook("out_of_memory", "watching out_of_memory(): operation not permitted")
+    reason = ContainerObserver(msgspec.structs.replace(loaded, missing=(refused,))).reason
+    assert reason.startswith("watching out_of_memory(): operation not permitted: whose memory limit")
 
 
 def test_codes_signals_and_cores() -> None:

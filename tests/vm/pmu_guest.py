@@ -1,4 +1,4 @@
-"""Runs inside the emulated machine of `arm64_pmu.py`: prints what it finds as lines of `FOUND {json}`."""
+"""Runs inside the machines of `pmu.py`: prints what it finds as lines of `FOUND {json}`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import mmap
 import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-AGENT = [sys.executable, "-c", "import sys; from tapio.agent_main import main; sys.exit(main())"]
+from guest import prepare, tell
+
 # subs x0, x0, #1; b.ne .-4; ret: two instructions a turn
 CODE = b"".join(word.to_bytes(4, "little") for word in (0xF1000400, 0x54FFFFE1, 0xD65F03C0))
 HOTPLUG = """[node]
@@ -26,10 +26,6 @@ sustained_intervals = 10
 memory = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
 memory.write(CODE)
 turn = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64)(ctypes.addressof(ctypes.c_char.from_buffer(memory)))
-
-
-def tell(**found: Any) -> None:
-    print("FOUND " + json.dumps(found), flush=True)
 
 
 def count_loops() -> None:
@@ -68,7 +64,8 @@ def count_loops() -> None:
 def run_agent(work: Any, *flags: str) -> None:
     """The agent while `work` is done."""
     out, log = Path("/tmp/out"), Path("/tmp/log")
-    command = [*AGENT, "--observer=node", "--sink=stdout", "--data-dir=/tmp/data", "--metrics-address=127.0.0.1:9464"]
+    command = ["tapio-agent", "--observer=node", "--sink=stdout", "--data-dir=/tmp/data"]
+    command.append("--metrics-address=127.0.0.1:9464")
     with out.open("wb") as stdout, log.open("wb") as stderr:
         process = subprocess.Popen([*command, *flags], stdout=stdout, stderr=stderr)
     while "observing" not in log.read_text() and process.poll() is None:
@@ -110,7 +107,7 @@ def unplug_and_plug() -> None:
 
 
 if __name__ == "__main__":
-    tell(kernel=os.uname().release, python=sys.version.split()[0])
+    prepare()
     if "what=count" in Path("/proc/cmdline").read_text().split():
         count_loops()
         run_agent(loop_for_a_while)
