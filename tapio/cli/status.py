@@ -109,7 +109,6 @@ def _observer_document(view: View, counted: Tally | None) -> dict[str, Any]:
             "suppressed": view.state.suppressed,
             "canary_round_trip_s": view.state.canary_round_trip_s,
             "canary_missed": view.state.canary_missed,
-            "remark": view.state.reason if view.condition == "up" else "",
         }
     return document
 
@@ -169,9 +168,6 @@ def _row(view: View, agent: Agent, counted: Tally | None) -> list[Cell | str]:
 
 def _remarks(agent: Agent, counted: Tally | None) -> Iterator[str]:
     yield from reasons(view for view in agent.observers if view.reason != agent.explanation)
-    for view in agent.observers:
-        if view.condition == "up" and view.state is not None and view.state.reason:
-            yield f"{view.name} is up, but {view.state.reason}"
     if agent.heartbeat is not None and not agent.writes_files:
         yield "the agent writes no files (--sink=file): what happened lately is known to its other sinks only"
     elif counted is not None and counted.covers_s is not None:

@@ -137,7 +137,7 @@ def test_without_loopback_there_is_a_reason_and_no_blindness(tmp_path: Path) -> 
         assert state(data)["network"]["up"]
         shown = subprocess.run([TAPIO, "status", "--data-dir", data], capture_output=True, text=True, check=False)
         assert shown.returncode == 0, shown.stdout
-        assert "network is up, but it sends no canary" in " ".join(shown.stdout.split())
+        assert "network lacks something: it sends no canary" in " ".join(shown.stdout.split())
 
 
 def test_in_a_pid_namespace_of_its_own(tmp_path: Path) -> None:

@@ -460,6 +460,19 @@ TAKES_ALL: list[dict[str, object]] = [
 ]  # fmt: skip
 
 
+def test_lost_events_are_found_by_the_observer_that_lost_them(tmp_path: Path) -> None:
+    """Its name is not in their type."""
+    document = DataDir(tmp_path).document("io_error")
+    document |= {"type": "tapio.agent.events_lost", "data": {"observer": "network", "reason": "ring_full", "count": 3}}
+    wanted, other = Filter(observers=frozenset({"network"})), Filter(observers=frozenset({"node"}))
+    for written in (msgspec.json.encode(document), json.dumps(document, indent=2).encode()):
+        assert wanted.passes(decode(written))
+        assert (byte_test := wanted.byte_test()) is not None
+        assert byte_test(written)
+        assert (byte_test := other.byte_test()) is not None
+        assert not byte_test(written)
+
+
 @pytest.mark.parametrize("rules", RULES, ids=str)
 def test_the_byte_test_loses_nothing(tmp_path: Path, rules: dict[str, object]) -> None:
     """Whatever passes the filter passes the byte test too, however its JSON is written."""
