@@ -14,6 +14,7 @@
  */
 const volatile bool retransmit_passes_error = true; /* 6.17: called for failed attempts too */
 
+#define EACCES 13
 #define ETIMEDOUT 110
 #define ECONNREFUSED 111
 #define EHOSTDOWN 112
@@ -36,7 +37,8 @@ const enum connection_side anchor_connection_side __attribute__((unused));
 
 static __always_inline bool is_unanswered(int error)
 {
-	return error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH || error == EHOSTDOWN;
+	return error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH || error == EHOSTDOWN ||
+	       error == EACCES; /* ICMPv6: prohibited by a firewall */
 }
 
 /*
@@ -119,12 +121,13 @@ static __always_inline bool has_cut_off(struct sock *sk, __u8 state)
 	return sk->sk_shutdown != SHUTDOWN_MASK;
 }
 
-/* A peer that connected to us and never sent a byte: a port scan, a load balancer's health check. */
+/* A peer that connected to us and with whom no byte was exchanged: a port scan, a load balancer's health check. */
 static __always_inline bool is_silent_stranger(struct sock *sk, struct hook_counters *counters)
 {
 	__u64 address = address_of(sk, counters);
 
-	if (BPF_CORE_READ((struct tcp_sock *)sk, bytes_received) || is_owned(owner_slot(address), address))
+	if (BPF_CORE_READ((struct tcp_sock *)sk, bytes_received) || BPF_CORE_READ((struct tcp_sock *)sk, bytes_acked) ||
+	    is_owned(owner_slot(address), address))
 		return false;
 	return socket_side(sk) != SIDE_CONNECTED;
 }

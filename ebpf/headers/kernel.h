@@ -245,6 +245,7 @@ struct tcp_sock {
 	__u32 segs_out;
 	__u32 total_retrans;
 	__u64 bytes_received;
+	__u64 bytes_acked;
 	struct tcp_rack rack;
 };
 

@@ -146,6 +146,18 @@ static __always_inline void remember_cgroup(struct owner *owner, __u64 socket_cg
 	owner->cgroup_id = owner->hierarchy ? memory->kn->id : 0;
 }
 
+static __always_inline bool current_is_kernel(void)
+{
+	struct task_struct *task;
+
+	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)) {
+		task = (struct task_struct *)bpf_get_current_task();
+		return BPF_CORE_READ(task, flags) & PF_KTHREAD;
+	}
+	task = (struct task_struct *)bpf_get_current_task_btf();
+	return task->flags & PF_KTHREAD;
+}
+
 /* The helper takes a fifth of what a connect may cost. */
 static __always_inline void remember_comm(struct owner *owner)
 {
@@ -177,6 +189,15 @@ static __always_inline void remember_owner(struct sock *sk, struct hook_counters
 	owner->socket = 0;
 	barrier();
 	owner->own = own;
+	if (current_is_kernel()) {
+		/* A further path of MPTCP, NFS: a worker connects for somebody who is not known here. */
+		owner->tgid = 0;
+		owner->cgroup_id = 0;
+		owner->hierarchy = 0;
+		barrier();
+		owner->socket = address;
+		return;
+	}
 	owner->tgid = tgid;
 	remember_comm(owner);
 	cgroup_id = socket_cgroup_id(sk);
@@ -215,7 +236,8 @@ static __always_inline void copy_owner(struct socket_identity *identity, __u64 a
 	identity->task_hierarchy = owner->hierarchy;
 	identity->pid = owner->tgid;
 	identity->own = owner->own;
-	__builtin_memcpy(identity->comm, owner->comm, sizeof(identity->comm));
+	if (owner->tgid)
+		__builtin_memcpy(identity->comm, owner->comm, sizeof(identity->comm));
 	barrier();
 	if (owner->socket == address) {
 		identity->side = SIDE_CONNECTED;

@@ -16,7 +16,8 @@ _LATE_NS = 250_000_000  # how late a record may come out of the ring and still b
 class _Window:
     """The events of one key. It fires when enough of them lie within the window, and then counts to its end."""
 
-    def __init__(self, data: dict[str, Any]) -> None:
+    def __init__(self, data: dict[str, Any], length_ns: int) -> None:
+        self.length_ns = length_ns  # as it was when the window began: a reload is for the next one
         self.events: deque[tuple[int, int]] = deque()  # time and amount, until it fires
         self.count = 0
         self.until_ns = 0  # 0: has not fired
@@ -52,8 +53,8 @@ class Windows:
         if window is not None and window.until_ns and boot_ns >= window.until_ns:
             found.append(self._close(key))
             window = None
-        if window is None or (not window.until_ns and boot_ns - window.last_ns > self._window_ns):
-            window = self._windows[key] = _Window(data)
+        if window is None or (not window.until_ns and boot_ns - window.last_ns > window.length_ns):
+            window = self._windows[key] = _Window(data, self._window_ns)
         self._windows.move_to_end(key)
         window.data = {name: value for name, value in window.data.items() if data.get(name) == value}
         window.latest, window.last_ns = latest, max(boot_ns, window.last_ns)
@@ -70,10 +71,10 @@ class Windows:
 
     def _slide(self, key: Hashable, window: _Window, boot_ns: int, amount: int) -> None:
         window.events.append((boot_ns, amount))
-        while window.events[0][0] <= boot_ns - self._window_ns:
+        while window.events[0][0] <= boot_ns - window.length_ns:
             window.count -= window.events.popleft()[1]
         if window.count >= self._threshold:
-            window.until_ns = window.events[0][0] + self._window_ns
+            window.until_ns = window.events[0][0] + window.length_ns
             window.events.clear()
             self._fired[key] = window
 
@@ -87,7 +88,7 @@ class Windows:
     def _close(self, key: Hashable) -> Anomaly:
         window = self._fired.pop(key)
         del self._windows[key]
-        window_ms = self._window_ns // 1_000_000
+        window_ms = window.length_ns // 1_000_000
         data = {**window.data, **window.latest, self._field: window.count, "window_ms": window_ms}
         peer = endpoint(data["dst_ip"], data.get("dst_port"))
         message = f"{window.count} {self._words} {peer} within {window_ms / 1000:g} s"
