@@ -66,9 +66,7 @@ def measure(loads: Loads, folder: Path) -> list[str]:
         began = time.monotonic()
         with whole_agent(folder / f"start{number}") as agent:
             starts.append(time.monotonic() - began)
-    rows.append(
-        f"| start until all hooks are attached and `/readyz` says so | 2 s | {statistics.median(starts):.2f} s |"
-    )
+    rows.append(f"| start until all hooks are attached, by `/readyz` | 2 s | {statistics.median(starts):.2f} s |")
     with whole_agent(folder / "idle") as agent:
         time.sleep(3)
         started_mib, used = resident_mib(agent.pid), cpu_s(agent.pid)

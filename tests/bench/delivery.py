@@ -150,8 +150,9 @@ def memory(folder: Path, number: int = 10_000) -> None:
             during = resident_mib(agent.pid)
             collector.start()
             wait_for(lambda: agent.metric('tapio_sink_queue{sink="otlp"}') == 0, 60)
+            after, peak = resident_mib(agent.pid), resident_mib(agent.pid, "VmHWM")
             print(f"VmRSS {before:.1f} MiB before, {during:.1f} after {number} exits with nobody listening, "
-                  f"{resident_mib(agent.pid):.1f} after delivering, peak {resident_mib(agent.pid, 'VmHWM'):.1f}")  # fmt: skip
+                  f"{after:.1f} after delivering, peak {peak:.1f}")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -104,4 +104,4 @@ def compare(loads: Loads, rounds: int, folder: Path) -> list[str]:
 
 def _ratio(beside: list[float], alone: list[float]) -> str:
     ratios = sorted(value / other for value, other in zip(beside, alone, strict=True))
-    return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}–{ratios[-1]:.2f})"
+    return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
