@@ -70,6 +70,7 @@ class ObserverTelemetry:
         self.anomalies: Counter[str] = Counter()
         self.unattributed = 0
         self.suppressed: dict[str, int] = {}
+        self.evicted: dict[str, int] = {}
         self.has_canary = False
         self.canary_round_trip_s: float | None = None  # of the latest one that came back
         self.canary_missed = 0

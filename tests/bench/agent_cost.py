@@ -76,10 +76,10 @@ def measure(loads: Loads, folder: Path) -> list[str]:
         rows.append(f"| VmRSS after start, all observers, file and OTLP | 50 MiB | {started_mib:.1f} MiB |")
         rows += storm_of_connects(agent, loads, 1_000_000).rows()
     with whole_agent(folder / "each", UNFOLDED) as agent:
+        rows.append(_latency(agent))
         rows.append(
             f"| CPU of an occurrence to file and OTLP | 500 µs | {_cpu_of_an_occurrence(agent, loads):.0f} µs |"
         )
-        rows.append(_latency(agent))
     return rows
 
 

@@ -41,7 +41,7 @@ class Loads:
         """Processes that end with this code, one after the other."""
         return times / float(run("taskset", "-c", "0", self._folder / "spawn_storm", times, code))
 
-    def reads(self, depth: int, seconds: int = 1) -> float:
+    def reads(self, depth: int, seconds: int = 2) -> float:
         """fio: direct reads of 4 KiB, so many at a time."""
         words = [
             "--name=bench",
