@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,16 @@ def test_every_anomaly_type_is_an_event() -> None:
 
 def test_every_field_that_occurrences_check_is_described() -> None:
     assert set(occurrence._DATA) <= schema.DATA
+
+
+def test_the_documented_number_of_series_is_the_sum_of_the_schema() -> None:
+    sums = Counter[str]()
+    for group in schema.PROMETHEUS.values():
+        annotation = group["annotations"]["prometheus"]
+        sums[annotation.get("each", "node")] += annotation["series"]
+    text = " ".join((ROOT / "tapio" / "README.md").read_text().split())
+    assert f"At most {sums['node']}, and {sums['device']} for each disk" in text
+    assert f"and {sums['cpu']} for each CPU" in text
 
 
 def test_every_series_of_metrics_is_described() -> None:
