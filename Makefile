@@ -2,6 +2,7 @@
 # make run     setup, then the agent with the stdout and file sinks
 # make test    setup, then every test; as root, because the tests make real faults in this kernel
 # make lint    setup, then every check of style and types
+# make bench   measures what the agent costs, as root on a quiet machine: README's tables, within five minutes
 # make names   tapio/otel_names.py from otel/schema
 # make soak    setup, then 30 minutes of mixed faults, reloads and collector outages, with figures at the end
 # make fuzz    every target of tests/fuzz for a minute, guided by coverage, with run counts
@@ -68,6 +69,11 @@ lint: setup
 	MYPYPATH=dashboards $(VENV)/bin/mypy --package=generator
 	clang-format --dry-run -Werror ebpf/*.c ebpf/headers/*.h
 
+bench: setup
+	@packages="bpftrace fio libbpf-tools make"; dpkg -s $$packages >/dev/null 2>&1 || \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$packages; }
+	@$(PYTHON) tests/bench/all.py
+
 format: setup
 	$(VENV)/bin/ruff check --fix
 	$(VENV)/bin/ruff format
@@ -127,5 +133,5 @@ clean:
 	$(MAKE) -C ebpf clean
 	rm -rf $(VENV)
 
-.PHONY: setup packages objects run test soak fuzz audit lint format names man collector image manifest deploy-tools \
+.PHONY: setup packages objects run test soak fuzz audit lint bench format names man collector image manifest deploy-tools \
 	test-vm matrix lock clean dashboards pictures loki

@@ -53,7 +53,7 @@ class AgentConfig(_Section, frozen=True):
 class KernelConfig(_Section, frozen=True):
     """How the kernel's events are read."""
 
-    drain_interval_ms: Annotated[int, msgspec.Meta(ge=10, le=1000)] = 50
+    drain_interval_ms: Annotated[int, msgspec.Meta(ge=10, le=1000)] = 75
     ring_kib: Literal[64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536] = 512
 
 

@@ -18,7 +18,7 @@ from tapio.clock import rfc3339_ms
 from tapio.errors import describe_os_error
 from tapio.heartbeat_document import SCHEMA_VERSION, Heartbeat, ObserverState, SinkState
 from tapio.store import HEARTBEAT, Store
-from tapio.telemetry import Telemetry
+from tapio.telemetry import Hook, Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ class HeartbeatWriter:
 
     def snapshot(self, state: Literal["running", "stopped"]) -> Heartbeat:
         """The heartbeat as of now."""
+        hooks = {name: observer.read_hooks() for name, observer in self._telemetry.observers.items()}
         return Heartbeat(
             schema_version=SCHEMA_VERSION,
             agent_version=__version__,
@@ -74,17 +75,17 @@ class HeartbeatWriter:
             state=state,
             started_at=self._started_at,
             updated_at=rfc3339_ms(time.time_ns()),
-            trouble=self._telemetry.trouble(),
-            observers={name: self._observer(name) for name in self._telemetry.observers},
+            trouble=self._telemetry.trouble(hooks),
+            observers={name: self._observer(name, found) for name, found in hooks.items()},
             sinks={
                 sink.name: SinkState(**sink.results, queue=sink.backlog, last_error=sink.last_error)
                 for sink in self._telemetry.sinks
             },
         )
 
-    def _observer(self, name: str) -> ObserverState:
+    def _observer(self, name: str, hooks: list[Hook]) -> ObserverState:
         observer = self._telemetry.observers[name]
-        hooks, now = observer.read_hooks(), time.monotonic()
+        now = time.monotonic()
         then, events = self._last.get(name, (now, observer.events))
         self._last[name] = now, observer.events
         return ObserverState(

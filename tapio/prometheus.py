@@ -73,6 +73,9 @@ class AgentCollector(Collector):
         anomalies = CounterMetricFamily("tapio_anomalies", "Anomalies found.", labels=labels)
         labels = ["observer", "reason"]
         suppressed = CounterMetricFamily("tapio_suppressed_records", "Records that were no anomaly.", labels=labels)
+        evicted = CounterMetricFamily(
+            "tapio_evicted", "Entries that a table in memory gave up for newer ones.", labels=["observer", "table"]
+        )
         for observer, hooks in observers:
             up.add_metric([observer.name], observer.is_up(hooks))
             events.add_metric([observer.name], observer.events)
@@ -87,7 +90,9 @@ class AgentCollector(Collector):
                     anomalies.add_metric([observer.name, kind.name], observer.anomalies[kind.name])
             for reason, count in observer.suppressed.items():
                 suppressed.add_metric([observer.name, reason], count)
-        yield from (up, events, lost, unattributed, trip, missed, anomalies, suppressed)
+            for table, count in observer.evicted.items():
+                evicted.add_metric([observer.name, table], count)
+        yield from (up, events, lost, unattributed, trip, missed, anomalies, suppressed, evicted)
 
     @staticmethod
     def _hooks(observers: list[tuple[ObserverTelemetry, list[Hook]]]) -> Iterator[Metric]:

@@ -61,7 +61,7 @@ class Source:
         self._counters.check()
         self._settings = memory.Section(attachment, ".data", writable=True)
         self.telemetry = ObserverTelemetry(attachment.observer, read_hooks=self.hooks)
-        self.telemetry.suppressed = self.observer.suppressed
+        self.telemetry.suppressed, self.telemetry.evicted = self.observer.suppressed, self.observer.evicted
         self.observer.suppressed["damaged_ring"] = 0
         if "disks" in attachment.loaded.variables:
             self.telemetry.read_disks = self.disks

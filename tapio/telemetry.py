@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -70,6 +70,7 @@ class ObserverTelemetry:
         self.anomalies: Counter[str] = Counter()
         self.unattributed = 0
         self.suppressed: dict[str, int] = {}
+        self.evicted: dict[str, int] = {}
         self.has_canary = False
         self.canary_round_trip_s: float | None = None  # of the latest one that came back
         self.canary_missed = 0
@@ -129,15 +130,17 @@ class Telemetry:
         """Whether the rings were not drained lately."""
         return time.monotonic() - self.drained_at > STALLED_AFTER_S
 
-    def trouble(self) -> str:
+    def trouble(self, hooks: Mapping[str, list[Hook]] | None = None) -> str:
         """Why the agent does not observe, '' when it does: hooks attached, rings drained, canaries back.
 
-        An observer that is off with a reason since the start (no PMU, say) is shown, but is no trouble.
+        An observer that is off with a reason since the start (no PMU, say) is shown, but is no trouble. `hooks` are
+        those by observer, if the caller has just read them, which is not cheap.
         """
         if self.is_stalled():
             return f"the rings were not drained within the last {STALLED_AFTER_S:.0f} s"
         for observer in self.observers.values():
-            missing = [hook for hook in observer.read_hooks() if not hook.attached]
+            found = observer.read_hooks() if hooks is None else hooks[observer.name]
+            missing = [hook for hook in found if not hook.attached]
             reasons = [f"{hook.name} is detached {hook.reason}".rstrip() for hook in missing]
             reasons += [observer.blind] if observer.blind else []
             if reasons:

@@ -26,6 +26,7 @@ class CgroupObserver(Observer):
         self._index = index
         self._settings: Settings = {"hierarchies": sum(1 << hierarchy.number for hierarchy in hierarchies)}
         self.suppressed = {"undecodable": 0}
+        self.evicted = index.evicted
 
     def configure(self, config: Config) -> Settings:  # noqa: ARG002
         """Nothing of it may change."""

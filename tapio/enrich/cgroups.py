@@ -40,7 +40,7 @@ class CgroupIndex:
         """`hierarchies` are the numbers of those that it is to know; ids of others mean nothing to it."""
         self.hierarchies = frozenset(hierarchies)
         self.version = 0  # grows with every cgroup that becomes known
-        self.refused = 0  # no room
+        self.evicted = {"removed_cgroups": 0, "refused_cgroups": 0}  # forgotten early; not taken for want of room
         self._known: dict[Key, Cgroup] = {}
         self._gone: OrderedDict[Key, int] = OrderedDict()  # removed when, the first first
 
@@ -56,7 +56,7 @@ class CgroupIndex:
         """A cgroup was made. One that had the same id before is forgotten."""
         self._gone.pop(key, None)
         if len(self._known) >= _MAX_KNOWN and key not in self._known:
-            self.refused += 1
+            self.evicted["refused_cgroups"] += 1
             return
         self._known[key] = Cgroup(read_path(path), boot_ns)
         self.version += 1
@@ -69,6 +69,7 @@ class CgroupIndex:
             oldest, removed_ns = next(iter(self._gone.items()))
             if len(self._gone) <= _MAX_GONE and boot_ns - removed_ns < _KEPT_NS:
                 break
+            self.evicted["removed_cgroups"] += boot_ns - removed_ns < _KEPT_NS
             del self._gone[oldest]
             self._known.pop(oldest, None)
 
@@ -79,7 +80,7 @@ class CgroupIndex:
             self._known.update(missing)
             self.version += 1
         elif missing:
-            self.refused += len(missing)
+            self.evicted["refused_cgroups"] += len(missing)
 
 
 def find_all(hierarchies: Iterable[Hierarchy]) -> dict[Key, Cgroup]:

@@ -53,6 +53,7 @@ class Observer(abc.ABC):
     name: str
     suppressed: dict[str, int]  # records that were no anomaly of their own, by reason; only grows
     reason: str = ""  # what does not work although the observer does; replaced as a whole
+    evicted: dict[str, int]  # entries that tables gave up for newer ones, by table; only grows
     canary: Canary  # of observers that have one: tapio/canary.py
 
     @abc.abstractmethod
@@ -77,10 +78,11 @@ class Observer(abc.ABC):
 
 
 class RecentMap(Generic[Key, Value]):
-    """A mapping that forgets its oldest entries beyond `limit`."""
+    """A mapping that forgets its oldest entries beyond `limit`, and counts them in `evicted` under `table`."""
 
-    def __init__(self, limit: int = 4096) -> None:
-        self._limit = limit
+    def __init__(self, table: str, evicted: dict[str, int], limit: int = 4096) -> None:
+        self._table, self._evicted, self._limit = table, evicted, limit
+        evicted.setdefault(table, 0)
         self._entries: OrderedDict[Key, Value] = OrderedDict()
 
     def __setitem__(self, key: Key, value: Value) -> None:
@@ -88,6 +90,7 @@ class RecentMap(Generic[Key, Value]):
         self._entries.move_to_end(key)
         if len(self._entries) > self._limit:
             self._entries.popitem(last=False)
+            self._evicted[self._table] += 1
 
     def __contains__(self, key: Key) -> bool:
         return key in self._entries

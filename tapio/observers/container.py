@@ -31,12 +31,13 @@ class ContainerObserver(Observer):
         self._exit_kind, self._oom_kind = loaded.enum("RECORD_EXIT"), loaded.enum("RECORD_OOM")
         self._exits_come_once = loaded.feature("process_exit_passes_group_dead")
         self._marks_name_victims = loaded.feature("mark_victim_passes_task")
-        self._exited: RecentMap[tuple[int, int], None] = RecentMap()
+        self.evicted: dict[str, int] = {}
+        self._exited: RecentMap[tuple[int, int], None] = RecentMap("exits", self.evicted)
         self._ignored_comm: tuple[str, ...] = ()
         reasons = ("duplicate", "oom_victim", "already_exiting", "ignored_code", "ignored_comm", "own_process")
         self.suppressed = dict.fromkeys((*reasons, "undecodable"), 0)
         self.canary = Canary()
-        self._oom = OomKills(loaded, self.suppressed)
+        self._oom = OomKills(loaded, self.suppressed, self.evicted)
         if not self._marks_name_victims:
             self.reason = "this kernel marks OOM victims by pid alone: memory and limit are not known for all of them"
         elif loaded.missing:

@@ -17,6 +17,7 @@ from tapio.observers.base import RecentMap, comm_text
 _SIGKILL = 9
 _GROUP_WINDOW_NS = 1_000_000_000
 _MAX_LISTED_VICTIMS = 64
+_MAX_GROUPS = 1024
 
 _IDENTITY = ("start_boot_ns", "cgroup_id", "memory_cgroup_id", "memory_hierarchy", "pid", "ppid", "uid", "comm")
 
@@ -53,16 +54,20 @@ _OOM_FIELDS = (
 class OomKills:
     """Marks to anomalies. Counts what it leaves out in `suppressed`."""
 
-    def __init__(self, loaded: Loaded, suppressed: dict[str, int]) -> None:
+    def __init__(self, loaded: Loaded, suppressed: dict[str, int], evicted: dict[str, int]) -> None:
         self._decode = make_decoder(loaded.record("oom_record"), _OOM_FIELDS)
         self._hit, self._none = loaded.enum("LIMIT_HIT"), loaded.enum("LIMIT_NONE")
         self._page_bytes = resource.getpagesize()
         self._suppressed = suppressed
-        self._reported: RecentMap[tuple[int, int], None] = RecentMap()
-        self._exiting: RecentMap[tuple[int, int], None] = RecentMap()  # marked, but dying of something else
-        self._kills: RecentMap[int, int] = RecentMap()  # counted by a cgroup when it last killed
+        self._reported: RecentMap[tuple[int, int], None] = RecentMap("oom_victims", evicted)
+        # Marked, but dying of something else.
+        self._exiting: RecentMap[tuple[int, int], None] = RecentMap("oom_exiting", evicted)
+        # Counted by a cgroup when it last killed.
+        self._kills: RecentMap[int, int] = RecentMap("oom_cgroups", evicted)
         self._kills_before = loaded.oom_kills
         self._groups: dict[tuple[int, int], _Group] = {}
+        self._evicted = evicted
+        evicted["oom_groups"] = 0
 
     def has_reported(self, process: tuple[int, int]) -> bool:
         """Whether the kill of this (pid, start time) became an anomaly."""
@@ -137,11 +142,20 @@ class OomKills:
         key = record.group_cgroup_id, record.trigger_pid
         group = self._groups.get(key)
         if group is None:
+            early = self._make_room()
             self._groups[key] = _Group(record.boot_ns + _GROUP_WINDOW_NS)
-            return [anomaly]
+            return [*early, anomaly]
         group.add(anomaly)
         group.until_ns = record.boot_ns + _GROUP_WINDOW_NS
         return []
+
+    def _make_room(self) -> list[Anomaly]:
+        """Beyond the limit the oldest group is told of early: further victims of it are then a group of their own."""
+        if len(self._groups) < _MAX_GROUPS:
+            return []
+        self._evicted["oom_groups"] += 1
+        rest = self._groups.pop(next(iter(self._groups))).rest()
+        return [rest] if rest is not None else []
 
 
 def _message(data: dict[str, Any]) -> str:

@@ -33,10 +33,12 @@ class NetworkObserver(Observer):
     name = "network"
 
     def __init__(self, loaded: Loaded) -> None:
-        self._sockets = network_socket.Sockets(loaded, unified=network_socket.has_unified_hierarchy())
-        self._retransmits = Windows(RETRANSMIT_SPIKE, "retransmits", "segments sent again to")
-        self._resets = Windows(RST_STORM, "rst_count", "resets received from")
-        self._baselines = Baselines()
+        self.evicted: dict[str, int] = {}
+        unified = network_socket.has_unified_hierarchy()
+        self._sockets = network_socket.Sockets(loaded, self.evicted, unified=unified)
+        self._retransmits = Windows(RETRANSMIT_SPIKE, "retransmits", "segments sent again to", self.evicted)
+        self._resets = Windows(RST_STORM, "rst_count", "resets received from", self.evicted)
+        self._baselines = Baselines(self.evicted)
         self.canary = Canary()
         reasons = ("own_process", "ignored", "unreachable_at_once", "no_path", "no_rtt", "undecodable")
         self.suppressed = dict.fromkeys(reasons, 0)

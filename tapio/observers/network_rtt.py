@@ -54,7 +54,10 @@ class _Path:
 class Baselines:
     """The paths, of which those unused for longest are forgotten."""
 
-    def __init__(self, max_paths: int = _MAX_PATHS) -> None:
+    def __init__(self, evicted: dict[str, int], max_paths: int = _MAX_PATHS) -> None:
+        """Paths that had to make room are counted in `evicted`."""
+        self._evicted = evicted
+        evicted["rtt_paths"] = 0
         self._max_paths = max_paths
         self._paths: OrderedDict[Hashable, _Path] = OrderedDict()
         self._config = NetworkConfig()
@@ -73,6 +76,7 @@ class Baselines:
             path = self._paths[key] = _Path(self._config.rtt_min_samples)
             if len(self._paths) > self._max_paths:
                 self._paths.popitem(last=False)
+                self._evicted["rtt_paths"] += 1
         self._paths.move_to_end(key)
         path.recent.append(rtt_ms)
         elapsed_s = max(0, boot_ns - path.sampled_ns) / 1e9

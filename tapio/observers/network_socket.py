@@ -44,18 +44,19 @@ def _address_text(family: int, address: bytes) -> str:
 class Sockets:
     """Reads the socket of a record. KeyError for a family that is neither IPv4 nor IPv6."""
 
-    def __init__(self, loaded: Loaded, *, unified: bool) -> None:
+    def __init__(self, loaded: Loaded, evicted: dict[str, int], *, unified: bool) -> None:
+        self._evicted = evicted
         self._connected, self._accepted = loaded.enum("SIDE_CONNECTED"), loaded.enum("SIDE_ACCEPTED")
         self._unified = unified
         self._ports: frozenset[int] = frozenset()
         self._networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
-        self._ignored_peers: RecentMap[tuple[int, bytes], bool] = RecentMap()
+        self._ignored_peers: RecentMap[tuple[int, bytes], bool] = RecentMap("peers", evicted)
 
     def ignore(self, ports: Iterable[int], cidrs: Iterable[str]) -> None:
         """Service ports and peers that `is_ignored` is to know."""
         self._ports = frozenset(ports)
         self._networks = tuple(ipaddress.ip_network(cidr) for cidr in cidrs)
-        self._ignored_peers = RecentMap()
+        self._ignored_peers = RecentMap("peers", self._evicted)
 
     def is_ignored(self, record: Any) -> bool:
         """Whether the connection is to or from an ignored peer, or its service's port is ignored."""

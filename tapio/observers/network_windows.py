@@ -29,8 +29,15 @@ class _Window:
 class Windows:
     """Windows of one anomaly type. A window that fired is one anomaly, given when the window is over."""
 
-    def __init__(self, kind: AnomalyType, count_field: str, words: str, max_keys: int = _MAX_KEYS) -> None:
-        """`count_field` is the data field that holds the count, `words` describe it in the message."""
+    def __init__(
+        self, kind: AnomalyType, count_field: str, words: str, evicted: dict[str, int], max_keys: int = _MAX_KEYS
+    ) -> None:
+        """`count_field` is the data field that holds the count, `words` describe it in the message.
+
+        Windows that had to make room are counted in `evicted` under `count_field`.
+        """
+        self._evicted = evicted
+        evicted[count_field] = 0
         self._kind, self._field, self._words = kind, count_field, words
         self._max_keys = max_keys
         self._threshold, self._window_ns = 1, 1
@@ -63,6 +70,7 @@ class Windows:
             self._slide(key, window, boot_ns, amount)
         if len(self._windows) > self._max_keys:
             oldest = next(iter(self._windows))
+            self._evicted[self._field] += 1
             if oldest in self._fired:
                 found.append(self._close(oldest))
             else:

@@ -63,6 +63,7 @@ class NodeObserver(Observer):
         self._standstill = 0
         self._uncounted: tuple[int, ...] = ()
         self.suppressed = dict.fromkeys(("not_counted", "implausible", "undecodable"), 0)
+        self.evicted: dict[str, int] = {}
         self.canary = Canary()
         self._tell()
 

@@ -48,17 +48,18 @@ class StorageObserver(Observer):
         self._kind = loaded.enum("RECORD_REQUEST")
         self._issue_seen = loaded.enum("REQUEST_ISSUE_SEEN")
         self._blame = Blame(loaded)
-        self._stacks = Stacks(SysfsDisks(sys_root))
+        self.evicted: dict[str, int] = {}
+        self._stacks = Stacks(SysfsDisks(sys_root, self.evicted), self.evicted)
         self._config = StorageConfig()
         self._keep_issues: int | None = None  # the table keeps the size it was made with
-        self._rules: RecentMap[bytes, _Rules] = RecentMap(256)
+        self._rules: RecentMap[bytes, _Rules] = RecentMap("rules", self.evicted, 256)
         self.suppressed = dict.fromkeys(("below_threshold", "ignored_device", "stacked", "undecodable"), 0)
 
     def configure(self, config: Config) -> Settings:
         """The kernel passes on what the lowest threshold of any disk lets through; the rest is decided here."""
         self._config = config.storage
         self._keep_issues = self._keep_issues if self._keep_issues is not None else config.storage.max_in_flight // 2
-        self._rules = RecentMap(256)
+        self._rules = RecentMap("rules", self.evicted, 256)
         lowest_ms = min([self._config.warning_ms, *(self._config.thresholds_of(p)[0] for p in self._config.devices)])
         return {"slow_ns": max(1, int(lowest_ms * _NS_PER_MS)), "keep_issues": self._keep_issues}
 

@@ -45,10 +45,10 @@ class Disks(Protocol):
 class SysfsDisks:
     """What sysfs tells, remembered for some seconds."""
 
-    def __init__(self, sys_root: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, sys_root: Path, evicted: dict[str, int], clock: Callable[[], float] = time.monotonic) -> None:
         self._root = sys_root / "dev" / "block"
         self._clock = clock
-        self._known: RecentMap[Disk, tuple[float, frozenset[Disk]]] = RecentMap(256)
+        self._known: RecentMap[Disk, tuple[float, frozenset[Disk]]] = RecentMap("disks", evicted, 256)
 
     def below(self, disk: Disk) -> frozenset[Disk]:
         """Slaves of a mapped disk, the disk of a partition; nothing when sysfs does not tell."""
@@ -91,9 +91,9 @@ class _History:
 class Stacks:
     """Remembers what was reported of each disk, to tell whether that explains a request above it."""
 
-    def __init__(self, disks: Disks) -> None:
+    def __init__(self, disks: Disks, evicted: dict[str, int]) -> None:
         self._disks = disks
-        self._histories: RecentMap[Disk, _History] = RecentMap(256)
+        self._histories: RecentMap[Disk, _History] = RecentMap("histories", evicted, 256)
 
     def report(self, disk: Disk, span: Span, failed: bool) -> None:
         """A request was reported, or explained by one that was."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,12 +15,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from agent_cost import discarding_receiver
 from helpers.cgroups import scratch_cgroup
 from helpers.collector import PIPELINES, collector_binary, free_port, running_collector
 from helpers.no_folding import no_folding
 from helpers.occurrences import POD, occurrences
 from helpers.receiver import receiver
-from helpers.running_agent import RunningAgent, running_agent, wait_for
+from helpers.running_agent import running_agent, wait_for
+from loads import resident_mib
 
 from tapio.sinks.delivery import Backoff
 from tapio.sinks.otlp import OtlpSink
@@ -29,19 +30,6 @@ from tapio.sinks.otlp_environment import read_settings
 
 FAULTS = ["ok", "429:1", "502", "503", "503:1", "504", "reset", "garbage", "nonsense", "cut", "hang", "drip",
           "drip-head", "huge", "413>3", "400", "401", "302", "partial:7"]  # fmt: skip
-DISCARD = """
-import sys, time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-class Discard(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.send_response(200); self.send_header("Content-Length", "0"); self.end_headers()
-    def log_message(self, *_): pass
-server = ThreadingHTTPServer(("127.0.0.1", 0), Discard)
-print(server.server_address[1], flush=True)
-server.serve_forever()
-"""
 OVERLAY = """
 exporters: {file: {path: "${env:OUTPUT}", flush_interval: 10ms}}
 service: {pipelines: {logs: {exporters: [file]}, metrics: {exporters: [file]}}}
@@ -78,14 +66,8 @@ def fault_table() -> None:
 
 def throughput(number: int = 20_000) -> None:
     """A backlog, drained into a receiver in another process that only discards."""
-    command = [sys.executable, "-c", DISCARD]
-    with (
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server,
-        tempfile.TemporaryDirectory() as folder,
-    ):
-        assert server.stdout is not None
-        port = int(server.stdout.readline())
-        sink = make_sink(f"http://127.0.0.1:{port}", Path(folder))
+    with discarding_receiver() as url, tempfile.TemporaryDirectory() as folder:
+        sink = make_sink(url, Path(folder))
         batch = occurrences(number, context=POD, exit_code=137, signal=9, ppid=1, uid=0, memory_usage_bytes=1 << 29)
         cpu, started = time.process_time(), time.monotonic()
         for one in batch:
@@ -98,7 +80,6 @@ def throughput(number: int = 20_000) -> None:
             f"{sink.results['accepted']} records: {number / took_s:.0f}/s, {cpu_s / number * 1e6:.0f} µs CPU a record"
         )
         sink.close()
-        server.kill()
 
 
 def latency(folder: Path, number: int = 200) -> None:
@@ -156,12 +137,6 @@ def outage(folder: Path, seconds: float = 60) -> None:
               f"{sum(one in ids for one in sent)} delivered within {took_s:.1f} s, {twice} of them twice")  # fmt: skip
 
 
-def resident_mib(agent: RunningAgent, key: str = "VmRSS") -> float:
-    """VmRSS or VmHWM."""
-    (line,) = (li for li in Path(f"/proc/{agent.pid}/status").read_text().splitlines() if li.startswith(key))
-    return int(line.split()[1]) / 1024
-
-
 def memory(folder: Path, number: int = 10_000) -> None:
     """Real exits with nobody listening, then the receiver comes."""
     with receiver() as collector, scratch_cgroup() as cgroup, no_folding() as config:
@@ -169,14 +144,15 @@ def memory(folder: Path, number: int = 10_000) -> None:
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
         with running_agent(folder / "memory", "--sink=otlp", config, environment=environment) as agent:
             agent.get("/metrics")
-            before = resident_mib(agent)
+            before = resident_mib(agent.pid)
             cgroup.run(["/bin/sh", "-c", f"for i in $(seq {number}); do /bin/false; done"])
             agent.settle(1.0)
-            during = resident_mib(agent)
+            during = resident_mib(agent.pid)
             collector.start()
             wait_for(lambda: agent.metric('tapio_sink_queue{sink="otlp"}') == 0, 60)
+            after, peak = resident_mib(agent.pid), resident_mib(agent.pid, "VmHWM")
             print(f"VmRSS {before:.1f} MiB before, {during:.1f} after {number} exits with nobody listening, "
-                  f"{resident_mib(agent):.1f} after delivering, peak {resident_mib(agent, 'VmHWM'):.1f}")  # fmt: skip
+                  f"{after:.1f} after delivering, peak {peak:.1f}")  # fmt: skip
 
 
 if __name__ == "__main__":

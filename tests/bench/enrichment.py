@@ -17,21 +17,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers.api_server import api_server, make_pod
 from helpers.kubepods import NODE, new_id
 from helpers.running_agent import AGENT
+from loads import cpu_s, resident_mib
 
 PODS, CHANGES_PER_S = 250, 50
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")
-
-
-def cpu_s(pid: int) -> float:
-    """User and system time of a process so far."""
-    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(words[11]) + int(words[12])) * TICK_S
-
-
-def memory_mib(pid: int, field: str) -> float:
-    """VmRSS or VmHWM."""
-    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
 
 
 def measure(enriched: bool, seconds: float) -> None:
@@ -65,8 +53,8 @@ def measure(enriched: bool, seconds: float) -> None:
             used = cpu_s(agent.pid) - before
             name = f"{PODS} pods, {changes / seconds:.0f} changes/s" if enriched else "without enrichment"
             print(
-                f"{name}: VmRSS {memory_mib(agent.pid, 'VmRSS'):.1f} MiB, "
-                f"peak {memory_mib(agent.pid, 'VmHWM'):.1f} MiB, "
+                f"{name}: VmRSS {resident_mib(agent.pid):.1f} MiB, "
+                f"peak {resident_mib(agent.pid, 'VmHWM'):.1f} MiB, "
                 f"CPU {used / seconds * 100:.2f} % of one CPU over {seconds:.0f} s"
             )
         finally:

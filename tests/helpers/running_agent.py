@@ -118,13 +118,15 @@ UNFOLDED = "[episodes]\nindividual = 100000\nrate_per_s = 100000\nburst = 100000
 
 
 @contextlib.contextmanager
-def configured_agent(folder: Path, config: str, *flags: str) -> Iterator[RunningAgent]:
+def configured_agent(
+    folder: Path, config: str, *flags: str, environment: dict[str, str] | None = None
+) -> Iterator[RunningAgent]:
     """A ready agent with this configuration, whose file the unprivileged agent can read again."""
     file = folder / "tapio.toml"
     file.write_text(config)
     for directory in (folder, folder.parent, folder.parent.parent):
         directory.chmod(0o755)
-    with running_agent(folder / "data", f"--config={file}", *flags) as running:
+    with running_agent(folder / "data", f"--config={file}", *flags, environment=environment) as running:
         yield running
         emitted = {name for one in running.occurrences() for name in one["data"]}
         assert emitted <= DATA, "describe it in otel/schema/data.yaml"

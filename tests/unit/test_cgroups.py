@@ -136,7 +136,7 @@ def test_the_index_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         index.add((0, number), "/", 0)
     index.merge(find_all([Hierarchy(0, Path("/sys/fs/cgroup"), "")]))
     assert len(index) == 3
-    assert index.refused > 2
+    assert index.evicted["refused_cgroups"] > 2
 
 
 def test_a_rescan_adds_what_is_missing_and_changes_nothing_else(tmp_path: Path) -> None:

@@ -246,6 +246,18 @@ def test_memory_stays_bounded() -> None:
     observer.decode(mark_of(pid, victim_memory_cgroup_id=pid) for pid in range(1, 20_000))
     assert len(observer._exited._entries) <= 4096
     assert len(observer._oom._reported._entries) <= 4096
+    assert observer.evicted["exits"] == 19_999 - 4096
+
+
+def test_too_many_group_kills_at_once_are_told_early() -> None:
+    """1,025 groups of two, all within a second: the first makes room, and no victim is missing."""
+    observer = make_observer()
+    marks = [mark_of(pid, group_cgroup_id=50 + pid // 2) for pid in range(2, 2052)]
+    told = observer.decode(marks)
+    assert len(told) == 1025 + 1
+    assert len(observer._oom._groups) == 1024
+    assert observer.evicted["oom_groups"] == 1
+    assert {one.data["pid"] for one in told + observer.due(None)} == set(range(2, 2052))
 
 
 @given(st.lists(st.binary(max_size=400), max_size=20))

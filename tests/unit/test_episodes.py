@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tapio.anomalies import ABNORMAL_EXIT, CATALOGUE, OOM_KILL, Anomaly, AnomalyType
+from tapio.clock import WallClock
 from tapio.config import EpisodesConfig
 from tapio.episodes import Emitted, Episodes
+from tapio.ids import IdSource
 
 S = 1_000_000_000
 LATENCY = CATALOGUE["kernel.storage.latency_spike"]
@@ -166,6 +168,33 @@ def test_the_sum_of_all_counts_is_what_came_in(steps: list[Any], config: dict[st
         left[item.anomaly.type.name] += item.count
     assert left == came
     assert len(episodes) == 0
+
+
+@given(steps=_STEPS, walls=st.lists(st.integers(0, 2**60), min_size=1))
+def test_steps_of_the_wall_clock_change_no_sum(steps: list[Any], walls: list[int]) -> None:
+    """Episodes live on the boot clock; the wall clock, which jumps at every reading here, makes only ids and times."""
+    readings = itertools.cycle(walls)
+    ids, wall = IdSource(lambda: next(readings)), WallClock(lambda: next(readings))
+    episodes = Episodes(EpisodesConfig(individual=2, interval_s=3, close_after_s=5, max_keys=3), ids.next)
+    came: Counter[str] = Counter()
+    left: Counter[str] = Counter()
+    made: list[str] = []
+    now = 1
+    for batch, pause in steps:
+        found = [anomaly(now, key, kind) for key, kind in batch]
+        came.update(item.type.name for item in found)
+        for item in episodes.admit(found, now) + episodes.due(now):
+            left[item.anomaly.type.name] += item.count
+            made.append(ids.next())
+        before = wall.unix_ns(now)
+        assert wall.unix_ns(now + 1) - before == 1
+        wall.sync()
+        now += pause
+    for item in episodes.flush():
+        left[item.anomaly.type.name] += item.count
+        made.append(ids.next())
+    assert left == came
+    assert made == sorted(set(made))
 
 
 @pytest.mark.parametrize("back", [0, 5 * S])

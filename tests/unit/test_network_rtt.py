@@ -17,7 +17,7 @@ class Path:
     """A path that is sampled once a second."""
 
     def __init__(self, **config: float) -> None:
-        self.baselines = Baselines()
+        self.baselines = Baselines({})
         self.baselines.configure(NetworkConfig(**config))  # type: ignore[arg-type]
         self.now_s = 1000
 
@@ -109,7 +109,9 @@ def test_a_slow_drift_is_followed() -> None:
 
 
 def test_paths_are_bounded() -> None:
-    baselines = Baselines(max_paths=100)
+    evicted: dict[str, int] = {}
+    baselines = Baselines(evicted, max_paths=100)
     for number in range(1000):
         baselines.add(number, number, 1.0, ack_delayed=False)
     assert len(baselines._paths) == 100
+    assert evicted == {"rtt_paths": 900}

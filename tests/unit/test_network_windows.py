@@ -15,7 +15,7 @@ DATA = {"dst_ip": "10.0.0.2", "dst_port": 80, "src_port": 4001, "cgroup_id": 77}
 
 
 def make_windows(threshold: int = 5, max_keys: int = 4096) -> Windows:
-    windows = Windows(RETRANSMIT_SPIKE, "retransmits", "segments sent again to", max_keys)
+    windows = Windows(RETRANSMIT_SPIKE, "retransmits", "segments sent again to", {}, max_keys)
     windows.configure(threshold, 10)
     return windows
 
@@ -92,6 +92,7 @@ def test_memory_is_bounded_and_what_fired_is_not_lost() -> None:
     found = [anomaly for number in range(50) for anomaly in add(windows, 101, key=number)]
     assert counts(found) == [2]
     assert len(windows._windows) == 3
+    assert windows._evicted == {"retransmits": 48}
     assert windows.due(None) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tapio.prometheus import AgentCollector
 from tapio.telemetry import ObserverTelemetry, Telemetry
 
 ROOT = Path(__file__).parent.parent.parent
+EBPF = sorted((ROOT / "ebpf").glob("*_monitor.c"))
 STABILITIES = {"stable", "release_candidate", "development"}
 
 
@@ -63,6 +65,26 @@ def test_every_anomaly_type_is_an_event() -> None:
 
 def test_every_field_that_occurrences_check_is_described() -> None:
     assert set(occurrence._DATA) <= schema.DATA
+
+
+def test_the_documented_number_of_series_is_the_sum_of_the_schema() -> None:
+    sums = Counter[str]()
+    for group in schema.PROMETHEUS.values():
+        annotation = group["annotations"]["prometheus"]
+        sums[annotation.get("each", "node")] += annotation["series"]
+    text = " ".join((ROOT / "tapio" / "README.md").read_text().split())
+    assert f"At most {sums['node']}, and {sums['device']} for each disk" in text
+    assert f"and {sums['cpu']} for each CPU" in text
+
+
+def test_the_schema_counts_every_hook() -> None:
+    programs = [re.findall(r'^SEC\("(?:tp_btf|fentry|perf_event)', path.read_text(), re.MULTILINE) for path in EBPF]
+    by_hook = [
+        group["annotations"]["prometheus"]["series"]
+        for group in schema.PROMETHEUS.values()
+        if {label["ref"] for label in group.get("attributes", ())} in ({"observer", "hook"}, {"program"})
+    ]
+    assert by_hook == [sum(map(len, programs))] * 7
 
 
 def test_every_series_of_metrics_is_described() -> None:

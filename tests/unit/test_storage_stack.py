@@ -25,7 +25,7 @@ def span(start_ms: int, end_ms: int) -> Span:
 
 
 def test_only_what_lies_below_explains() -> None:
-    stacks = Stacks(Table(d253_0=SDA))
+    stacks = Stacks(Table(d253_0=SDA), {})
     stacks.report(SDA, span(0, 1000), failed=False)
     assert stacks.explain(DM0, NONE, span(0, 1001), failed=False, warning_ns=WARNING_NS)
     assert not stacks.explain(DM1, NONE, span(0, 1001), failed=False, warning_ns=WARNING_NS)
@@ -34,13 +34,13 @@ def test_only_what_lies_below_explains() -> None:
 
 def test_floors_in_between_need_no_report() -> None:
     """A loop on a mapped disk on sda: mapped disks have no requests of their own."""
-    stacks = Stacks(Table(d253_0=SDA))
+    stacks = Stacks(Table(d253_0=SDA), {})
     stacks.report(SDA, span(0, 1000), failed=False)
     assert stacks.explain(LOOP0, DM0, span(0, 1001), failed=False, warning_ns=WARNING_NS)
 
 
 def test_time_that_nobody_below_explains_is_reported() -> None:
-    stacks = Stacks(Table(d253_0=SDA))
+    stacks = Stacks(Table(d253_0=SDA), {})
     for start in (0, 30, 500):  # 0 to 80 and 500 to 560 together
         stacks.report(SDA, span(start, start + 60), failed=False)
     upper = span(0, 190)
@@ -50,7 +50,7 @@ def test_time_that_nobody_below_explains_is_reported() -> None:
 
 
 def test_an_error_is_explained_by_an_error_within_its_time() -> None:
-    stacks = Stacks(Table(d253_0=SDA))
+    stacks = Stacks(Table(d253_0=SDA), {})
     stacks.report(SDA, span(0, 100), failed=False)
     assert not stacks.explain(DM0, NONE, span(0, 101), failed=True, warning_ns=WARNING_NS)
     stacks.report(SDA, span(200, 201), failed=True)
@@ -59,7 +59,7 @@ def test_an_error_is_explained_by_an_error_within_its_time() -> None:
 
 
 def test_memory_is_bounded_in_a_storm() -> None:
-    stacks = Stacks(Table(d253_0=SDA))
+    stacks = Stacks(Table(d253_0=SDA), {})
     for index in range(10_000):
         stacks.report(SDA, span(index * 100, index * 100 + 60), failed=False)
     assert max(len(history.spans) for history in stacks._histories._entries.values()) <= 64
@@ -67,7 +67,7 @@ def test_memory_is_bounded_in_a_storm() -> None:
 
 
 def test_a_circle_ends() -> None:
-    stacks = Stacks(Table(d253_0=DM1, d253_1=DM0))
+    stacks = Stacks(Table(d253_0=DM1, d253_1=DM0), {})
     assert not stacks.explain(DM0, NONE, span(0, 100), failed=False, warning_ns=WARNING_NS)
 
 
@@ -86,7 +86,7 @@ def test_sysfs(tmp_path: Path) -> None:
     (mapped / "slaves" / "sda1").symlink_to(disk / "sda1")
     (blocks / "253:0").symlink_to(mapped)
     now = [0.0]
-    disks = SysfsDisks(tmp_path, clock=lambda: now[0])
+    disks = SysfsDisks(tmp_path, {}, clock=lambda: now[0])
     assert disks.below(DM0) == {Disk(8, 1)}
     assert disks.below(Disk(8, 1)) == {SDA}
     assert disks.below(SDA) == disks.below(LOOP0) == frozenset()
