@@ -126,6 +126,9 @@ int block_rq_issue(__u64 *ctx)
 	issue.sector = rq->__sector;
 	issue.bytes = rq->__data_len;
 	identify_issuer(&issue);
+	/* A scheduler hands out what others have queued to whoever comes to dispatch. */
+	if (rq->q->elevator)
+		issue.by_kernel = 1;
 	issue.issue_ns = bpf_ktime_get_ns();
 	remember((__u64)rq, &issue);
 	return 0;

@@ -268,8 +268,11 @@ struct gendisk {
 	void *private_data;
 };
 
+struct elevator_queue;
+
 struct request_queue {
-	struct gendisk *disk; /* since 5.15 (d152c682f03c) */
+	struct elevator_queue *elevator; /* NULL: no I/O scheduler */
+	struct gendisk *disk;		 /* since 5.15 (d152c682f03c) */
 };
 
 struct blkcg {

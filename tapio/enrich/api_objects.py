@@ -11,6 +11,7 @@ class OwnerReference(msgspec.Struct, frozen=True):
     kind: str
     name: str
     uid: str = ""
+    api_version: str = msgspec.field(name="apiVersion", default="")
     controller: bool | None = None
 
 

@@ -47,10 +47,16 @@ class Pod(msgspec.Struct, frozen=True):
     gone_ns: int = 0
 
 
+_GROUPS = {"ReplicaSet": "apps", "StatefulSet": "apps", "DaemonSet": "apps", "Job": "batch"}
+
+
 def owners_of(metadata: Metadata) -> tuple[Owner, ...]:
     """The controller, and the deployment where its replica set's name says so together with the pod's label."""
     controller = metadata.controller()
-    if controller is None:
+    if controller is None or controller.kind == "Node":  # of static pods: a node is no workload
+        return ()
+    group = controller.api_version.rpartition("/")[0]
+    if controller.api_version and _GROUPS.get(controller.kind, group) != group:  # another project's kind of that name
         return ()
     found = [Owner(controller.kind.lower(), controller.name, controller.uid)]
     template_hash = metadata.labels.pod_template_hash if metadata.labels else ""
@@ -70,7 +76,7 @@ class PodIndex:
         self._now_ns = now_ns
         self._decoder = msgspec.json.Decoder(PodObject)
         self._by_uid: dict[str, Pod] = {}
-        self._by_hash: dict[str, str] = {}
+        self._by_hash: dict[str, dict[str, None]] = {}  # uids, the latest last
         self._gone: OrderedDict[str, None] = OrderedDict()
         self._by_address: dict[str, Address] = {}
 
@@ -79,8 +85,15 @@ class PodIndex:
         return len(self._by_uid) - len(self._gone)
 
     def find(self, uid: str) -> Pod | None:
-        """The pod whose cgroup is named by this uid; also one that was deleted lately."""
-        return self._by_uid.get(self._by_hash.get(uid, uid))
+        """The pod whose cgroup is named by this uid; also one that was deleted lately.
+
+        Anybody can write the annotation with the hash: it never takes another pod's uid, and two pods that claim
+        one hash have none of it, unless it is one static pod whose mirror was made anew.
+        """
+        if (pod := self._by_uid.get(uid)) is not None:
+            return pod
+        claims = [self._by_uid[claim] for claim in self._by_hash.get(uid, ())]
+        return claims[-1] if len({(pod.namespace, pod.name) for pod in claims}) == 1 else None
 
     def at_address(self, address: str, when_ns: int) -> Pod | None:
         """The pod that had this address for certain at that time (boot clock)."""
@@ -128,8 +141,7 @@ class PodIndex:
                 break
             del self._gone[uid]
             pod = self._by_uid.pop(uid)
-            if self._by_hash.get(pod.config_hash) == uid:
-                del self._by_hash[pod.config_hash]
+            self._unclaim(pod)
             for address in pod.addresses:
                 if (held := self._by_address.get(address)) and held.pod.uid == uid:
                     del self._by_address[address]
@@ -166,11 +178,19 @@ class PodIndex:
             job_done=bool(owners) and owners[0].kind == "job" and _succeeded(status),
         )
         self._gone.pop(pod.uid, None)
+        if known:
+            self._unclaim(known)
         self._by_uid[pod.uid] = pod
         if pod.config_hash:
-            self._by_hash[pod.config_hash] = pod.uid
+            self._by_hash.setdefault(pod.config_hash, {})[pod.uid] = None
         self._note_addresses(pod, known)
         return pod.uid
+
+    def _unclaim(self, pod: Pod) -> None:
+        claims = self._by_hash.get(pod.config_hash, {})
+        claims.pop(pod.uid, None)
+        if not claims:
+            self._by_hash.pop(pod.config_hash, None)
 
     def _note_addresses(self, pod: Pod, known: Pod | None) -> None:
         """Addresses pass on from pods that end. Of two that both claim one, neither has it for certain."""

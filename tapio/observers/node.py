@@ -58,7 +58,8 @@ class NodeObserver(Observer):
         self._counted_cpus = set(loaded.counted_cpus)
         self._are_few = len(self._counted_cpus) <= _MOST_CPUS_ONE_BY_ONE
         self._config = NodeConfig()
-        self._rules = Rules.of(self._config)
+        self._interval_ms = 0
+        self._rules = Rules.of(self._config, self._config.interval_ms)
         self._check_at_ns = 0
         self._standstill = 0
         self._uncounted: tuple[int, ...] = ()
@@ -70,7 +71,8 @@ class NodeObserver(Observer):
     def configure(self, config: Config) -> Settings:
         """Thresholds; what is counted stays as it is until the next start."""
         self._config = config.node
-        self._rules = Rules.of(config.node)
+        self._interval_ms = self._interval_ms or config.node.interval_ms
+        self._rules = Rules.of(config.node, self._interval_ms)
         return {"counts_stalls": int(self._counts_stalls)}
 
     def decode(self, records: Iterable[bytes]) -> list[Anomaly]:

@@ -2,7 +2,8 @@
 
 A condition holds for an interval when its value is beyond the threshold, or on the good side of it by no more than
 the hysteresis. It is an anomaly when it held for `sustained` samples in a row, the CPU was busy, and the value over
-all of them together is beyond the threshold. It ends after as many samples without it.
+all of them together is beyond the threshold. It ends when samples without it, or of a CPU that is not busy,
+outnumber the others by as many.
 """
 
 from __future__ import annotations
@@ -72,15 +73,15 @@ class Rules(msgspec.Struct, frozen=True):
     hysteresis: float
 
     @classmethod
-    def of(cls, config: NodeConfig) -> Rules:
-        """Those of the configuration."""
+    def of(cls, config: NodeConfig, interval_ms: float) -> Rules:
+        """Those of the configuration; `interval_ms` is the one that is in force, which a reload does not change."""
         return cls(
             busy=config.busy_percent / 100,
             cpu_stall=config.cpu_stall_percent / 100,
             memory_pressure=config.memory_pressure_percent / 100,
             ipc_floor=config.ipc_floor,
             ipc_drop_ratio=config.ipc_drop_ratio,
-            learning=max(1, round(config.ipc_learning_s * 1000 / config.interval_ms)),
+            learning=max(1, round(config.ipc_learning_s * 1000 / interval_ms)),
             sustained=config.sustained_intervals,
             hysteresis=config.hysteresis_percent / 100,
         )
@@ -121,8 +122,10 @@ class Condition:
         return window
 
     def _end(self, delta: Delta, *, holds: bool, rules: Rules) -> None:
-        busy = delta.samples > delta.idle_samples
-        self._quiet = 0 if holds and busy else self._quiet + delta.samples
+        if holds and not rules.is_idle(delta.samples, delta.idle_samples):
+            self._quiet = max(0, self._quiet - delta.samples)
+        else:
+            self._quiet += delta.samples
         self.is_on = self._quiet < rules.sustained
 
     def cover(self) -> None:

@@ -166,6 +166,24 @@ def test_23_writes_without_space(agent: RunningAgent, small: Loop, cgroup: Scrat
     assert agent.metric(f"tapio_disk_latency_seconds_count{series}") >= 55
 
 
+def test_behind_a_scheduler_no_process_is_blamed(agent: RunningAgent, full: Loop, cgroup: ScratchCgroup) -> None:
+    """Whoever comes to dispatch hands out what others have queued: who issues need not be who wrote."""
+    schedulers = Path(f"/sys/block/{full.name}/queue/scheduler")
+    chosen = next((name for name in schedulers.read_text().split() if name.strip("[]") != "none"), None)
+    if chosen is None:
+        pytest.skip("this kernel has no I/O scheduler")
+    schedulers.write_text(chosen)
+    try:
+        for index in range(3):
+            cgroup.run(full.write_command((2 * index + 1) * MIB, 64 * KIB))
+        found = expect(agent, full, io_error=3)
+    finally:
+        schedulers.write_text("none")  # it would stay with the device's number
+    for item in found:
+        assert not {"pid", "comm"} & item["data"].keys()
+        assert item["data"]["attribution"] == ("none" if known_by(cgroup) == "task" else "bio")
+
+
 def test_eio_of_reads_and_writes(agent: RunningAgent, stack: tuple[Path, Loop]) -> None:
     """A filesystem that was shut down fails the disk above it; the disk below works and is not named."""
     mount, upper = stack

@@ -277,3 +277,12 @@ def test_all_cpus_together() -> None:
         together = CpuCounters(None, 2 * CYCLES, 3 * CYCLES, round(0.6 * CYCLES), 1.5)
         assert observer.cpu_report() == CpuReport([together], 0)
     assert make_observer(per_cpu=False).cpu_report() == CpuReport([], 0)
+
+
+def test_an_episode_ends_on_a_cpu_that_is_hardly_busy() -> None:
+    """A busy sample after an hour without any, or one in ten, does not keep it open: the next trouble is a new one."""
+    observer, cpu = make_observer(), Cpu()
+    assert "cpu_stall" in kinds(observer, [cpu.record(), *busy(cpu, 60, stalled=0.6)])
+    for _ in range(20):
+        observer.decode([*busy(cpu, 9, idle=True), *busy(cpu, 1, stalled=0.6)])
+    assert "cpu_stall" in kinds(observer, busy(cpu, 60, stalled=0.6))

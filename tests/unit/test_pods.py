@@ -141,6 +141,46 @@ def test_a_mirror_that_is_made_anew(pods: PodIndex, clock: Clock) -> None:
     assert found.uid == "m2"
 
 
+def hashed(uid: str, name: str, config_hash: str) -> dict[str, Any]:
+    pod = make_pod(uid=uid, name=name)
+    pod["metadata"]["annotations"] = {"kubernetes.io/config.hash": config_hash}
+    return pod
+
+
+def test_an_annotation_takes_nobody_s_cgroup(pods: PodIndex) -> None:
+    """Whoever may make a pod can write any hash: another pod's uid, or a static pod's hash."""
+    for item in (hashed("evil", "evil", "victim"), make_pod(uid="victim", name="victim")):
+        pods.apply("ADDED", raw(item))
+    found = pods.find("victim")
+    assert found is not None
+    assert found.name == "victim"
+    pods.apply("ADDED", raw(hashed("m", "kube-apiserver", "f" * 32)))
+    pods.apply("ADDED", raw(hashed("thief", "thief", "f" * 32)))
+    assert pods.find("f" * 32) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "api_version", "expected"),
+    [
+        ("Job", "batch/v1", ("job",)),
+        ("Job", "batch.volcano.sh/v1alpha1", ()),
+        ("StatefulSet", "apps.kruise.io/v1beta1", ()),
+        ("Rollout", "argoproj.io/v1alpha1", ("rollout",)),
+        ("Node", "v1", ()),
+    ],
+)
+def test_owners_are_of_the_kind_that_the_cluster_means(
+    pods: PodIndex, kind: str, api_version: str, expected: tuple[str, ...]
+) -> None:
+    pod = make_pod(uid="u")
+    owner = {"kind": kind, "apiVersion": api_version, "name": "it", "uid": "o", "controller": True}
+    pod["metadata"]["ownerReferences"] = [owner]
+    pods.apply("ADDED", raw(pod))
+    found = pods.find("u")
+    assert found is not None
+    assert tuple(one.kind for one in found.owners) == expected
+
+
 def address(pods: PodIndex, ip: str, when_ns: int) -> str | None:
     found = pods.at_address(ip, when_ns)
     return found.uid if found is not None else None
