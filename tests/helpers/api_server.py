@@ -345,7 +345,13 @@ def make_pod(
     if owner is not None:
         metadata["ownerReferences"] = [
             {"apiVersion": "v1", "kind": "Node", "name": "other", "uid": "0"},
-            {"apiVersion": "apps/v1", "kind": owner[0], "name": owner[1], "uid": f"uid-{owner[1]}", "controller": True},
+            {
+                "apiVersion": "batch/v1" if owner[0] == "Job" else "apps/v1",
+                "kind": owner[0],
+                "name": owner[1],
+                "uid": f"uid-{owner[1]}",
+                "controller": True,
+            },
         ]
     statuses = [
         {"name": key, "containerID": f"containerd://{value}", "ready": True, "state": {"running": {}}, "lastState": {}}
