@@ -52,6 +52,9 @@ def loop(image: Path, size: int, *options: str) -> Iterator[Loop]:
     with image.open("xb") as file:
         file.truncate(size)
     path = Path(run("losetup", "-f", "--show", *options, image))
+    scheduler = Path(f"/sys/block/{path.name}/queue/scheduler")
+    if "[none]" not in scheduler.read_text():  # it stays with the number, whoever chose it
+        scheduler.write_text("none")
     try:
         yield Loop(path)
     finally:
