@@ -50,10 +50,8 @@ objects:
 run: setup
 	exec $(VENV)/bin/tapio-agent --sink=stdout --sink=file
 
-# The integration tests confine threads of their own process, which nothing takes back: no other test runs there.
 test: setup
-	$(PYTHON) -m pytest tests/unit tests/kernel
-	$(PYTHON) -m pytest tests/integration
+	$(PYTHON) -m pytest tests/unit tests/kernel tests/integration
 
 soak: setup
 	cd tests && ../$(PYTHON) -m helpers.soak 1800

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -10,9 +12,20 @@ from hypothesis import HealthCheck, settings
 from tapio.errors import PrivilegeError
 from tapio.kernel import privileges
 
+DESCRIPTORS = Path("/proc/self/fd")
+
 # A shared, noisy machine: slow generation and slow examples are no failures.
 settings.register_profile("tapio", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("tapio")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _gives_back_descriptors() -> Iterator[None]:
+    """A module that keeps open what it opened breaks those after it: select() knows no descriptor above 1,023."""
+    before = len(list(DESCRIPTORS.iterdir()))
+    yield
+    left = [str(each.readlink()) for each in DESCRIPTORS.iterdir() if each.is_symlink()]
+    assert len(left) < before + 32, left
 
 
 def _cannot_attach() -> str:

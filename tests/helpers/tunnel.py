@@ -104,9 +104,13 @@ class Tunnel:
         last: dict[Side, float] = {"left": 0.0, "right": 0.0}
         other: dict[Side, Side] = {"left": "right", "right": "left"}
         number = 0
+        poller = select.poll()  # and not select, which cannot watch a descriptor beyond 1,023
+        poller.register(self._stop, select.POLLIN | select.POLLHUP)
+        for end in self._ends.values():
+            poller.register(end, select.POLLIN)
         while True:
-            timeout = max(0.0, waiting[0][0] - time.monotonic()) if waiting else None
-            ready, _, _ = select.select([self._stop, *self._ends.values()], [], [], timeout)
+            timeout = max(0.0, waiting[0][0] - time.monotonic()) * 1000 if waiting else None
+            ready = {descriptor for descriptor, _ in poller.poll(timeout)}
             if self._stop in ready:
                 return
             for side, end in self._ends.items():

@@ -23,9 +23,21 @@ class Disk:
         self.path.mkdir()
         self.descriptor = os.open(self.path, os.O_RDONLY)
         self.dropped = 0
+        self._opened: list[Spool] = []
 
     def open(self, max_bytes: int = 1 << 20) -> Spool:
-        return Spool(self.descriptor, "test", max_bytes, self._drop)
+        self._opened.append(Spool(self.descriptor, "test", max_bytes, self._drop))
+        return self._opened[-1]
+
+    def end(self, spool: Spool) -> None:
+        """An orderly end; a spool that is left without one is that of a killed agent."""
+        self._opened.remove(spool)
+        spool.close()
+
+    def close(self) -> None:
+        for spool in self._opened:
+            spool.close()
+        os.close(self.descriptor)
 
     def _drop(self, count: int) -> None:
         self.dropped += count
@@ -39,7 +51,7 @@ class Disk:
 def disk(tmp_path: Path) -> Iterator[Disk]:
     disk = Disk(tmp_path)
     yield disk
-    os.close(disk.descriptor)
+    disk.close()
 
 
 def documents(start: int, stop: int, size: int = 100) -> list[bytes]:
@@ -260,7 +272,7 @@ def test_a_mark_that_was_too_far_stays_corrected_over_restarts(disk: Disk) -> No
     spool = disk.open()
     spool.append(documents(0, 50))
     spool.acknowledge(spool.take(50, 1 << 20)[-1])
-    spool.close()
+    disk.end(spool)
     os.truncate(disk.files()[0], 8 + 20 * FRAME)
     disk.open().append(documents(50, 70))
     assert drain(disk.open()) == documents(50, 70)
@@ -270,7 +282,7 @@ def test_a_mark_that_was_too_far_stays_corrected_over_restarts(disk: Disk) -> No
 @pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
 def test_what_cannot_be_a_segment_is_somebody_elses(disk: Disk, kind: str) -> None:
     """It is neither followed nor removed, and its number is free again."""
-    disk.open().close()
+    disk.end(disk.open())
     path = disk.path / ".spool/test/0000000000000001.segment"
     {"link": lambda: path.symlink_to("/etc/passwd"), "folder": path.mkdir, "pipe": lambda: os.mkfifo(path)}[kind]()
     descriptors = len(os.listdir("/proc/self/fd"))
@@ -278,7 +290,7 @@ def test_what_cannot_be_a_segment_is_somebody_elses(disk: Disk, kind: str) -> No
         spool = disk.open()
         spool.append(documents(start, start + 3))
         assert drain(spool) == documents(start, start + 3)
-        spool.close()
+        disk.end(spool)
     assert len(os.listdir("/proc/self/fd")) == descriptors
     assert len(list(path.parent.glob("0000000000000001.segment.*.aside"))) == 1
 
