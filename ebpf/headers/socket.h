@@ -126,8 +126,6 @@ static __always_inline void remember_cgroup(struct owner *owner, __u64 socket_cg
 	struct cgroup *memory;
 	__u64 index;
 
-	owner->cgroup_id = 0;
-	owner->hierarchy = 0;
 	if (!bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_get_current_task_btf)) {
 		remember_cgroup_slowly(owner, socket_cgroup);
 		return;
@@ -189,22 +187,17 @@ static __always_inline void remember_owner(struct sock *sk, struct hook_counters
 	owner->socket = 0;
 	barrier();
 	owner->own = own;
-	if (current_is_kernel()) {
-		/* A further path of MPTCP, NFS: a worker connects for somebody who is not known here. */
-		owner->tgid = 0;
-		owner->cgroup_id = 0;
-		owner->hierarchy = 0;
-		barrier();
-		owner->socket = address;
-		return;
+	owner->tgid = 0;
+	owner->cgroup_id = 0;
+	owner->hierarchy = 0;
+	/* Else a further path of MPTCP, NFS: a worker connects for somebody who is not known here. */
+	if (!current_is_kernel()) {
+		owner->tgid = tgid;
+		remember_comm(owner);
+		cgroup_id = socket_cgroup_id(sk);
+		if (cgroup_id <= ROOT_CGROUP_ID)
+			remember_cgroup(owner, cgroup_id);
 	}
-	owner->tgid = tgid;
-	remember_comm(owner);
-	cgroup_id = socket_cgroup_id(sk);
-	if (cgroup_id <= ROOT_CGROUP_ID)
-		remember_cgroup(owner, cgroup_id);
-	else
-		owner->cgroup_id = 0;
 	barrier();
 	owner->socket = address;
 }
