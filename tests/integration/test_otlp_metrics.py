@@ -34,12 +34,15 @@ def whole_telemetry() -> Telemetry:
     observer = ObserverTelemetry("storage", read_hooks=lambda: [Hook("block_rq_complete", True, missed={"start": 2})])
     observer.read_disks = lambda: DISKS
     observer.suppressed = {"duplicate": 1}
+    observer.evicted = {"devices": 1}
+    observer.has_canary, observer.canary_round_trip_s = True, 0.125
     node = ObserverTelemetry("node")
     node.read_cpus = lambda: CpuReport(CPUS, 1)
     telemetry = Telemetry([observer, node], [Sunk()])  # type: ignore[list-item]
     telemetry.occurrences["kernel.storage.io_error", "critical"] = 3
     telemetry.folded["kernel.storage.io_error"] = 5
     telemetry.overflowed = {"rate": 1}
+    telemetry.sandbox = {"seccomp": ""}
     return telemetry
 
 
