@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import ipaddress
 import os
@@ -327,6 +328,12 @@ def _convert(values: dict[str, Any], source: str) -> Config:
         raise UsageError(f"reading {source}: {_explain(str(error))}: {DOCUMENTED} shows what is possible") from error
 
 
+def _keys_of(section: str) -> list[str]:
+    """What may stand in a section; '' is the top."""
+    defaults = Config() if not section else getattr(Config(), section, None)
+    return list(defaults.__struct_fields__) if isinstance(defaults, msgspec.Struct) else []
+
+
 def _explain(message: str) -> str:
     """Msgspec's 'Expected `int`, got `str` - at `$.file.max_mib`' as 'file.max_mib: expected int, got str'."""
     text, _, where = message.partition(" - at ")
@@ -334,6 +341,7 @@ def _explain(message: str) -> str:
     unknown = re.search(r"unknown field `(.*)`", text, re.DOTALL)
     if unknown:
         path = f"{place}.{unknown[1]}" if place else unknown[1]
-        return f"{path}: there is no such key"
+        near = difflib.get_close_matches(unknown[1], _keys_of(place), 1)
+        return f"{path}: there is no such key{f', perhaps {near[0]} is meant' if near else ''}"
     text = text.replace("`", "")
     return f"{place}: {text[:1].lower()}{text[1:]}" if place else text

@@ -20,8 +20,11 @@ PROTOCOL_VERSION: Literal["1.0"] = "1.0"
 _MAX_INT = (1 << 63) - 1
 _MAX_DEPTH = 16
 
+# 48 bits of time, 80 of chance. In the latter I, L and O are read as Crockford's alphabet wants, as 1, 1 and 0.
+ULID = "[0-7][0-9A-HJKMNP-TV-Z]{9}[0-9A-TV-Z]{16}"
+
 _Text = Annotated[str, msgspec.Meta(min_length=1)]
-_Ulid = Annotated[str, msgspec.Meta(pattern="^[0-7][0-9A-HJKMNP-TV-Z]{25}$")]
+_Ulid = Annotated[str, msgspec.Meta(pattern=f"^{ULID}$")]
 _Timestamp = Annotated[str, msgspec.Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")]
 _Type = Annotated[str, msgspec.Meta(pattern=r"^(kernel|tapio)\.[a-z]+\.[a-z_]+$")]
 _Code = Annotated[str, msgspec.Meta(pattern="^[A-Z][A-Z0-9_]*$")]

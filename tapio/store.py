@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tapio.errors import StoreError, describe_os_error
+from tapio.occurrence import ULID
 
 HEARTBEAT = ".agent.json"
 _LOCK = ".lock"
-_NAME = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}\.json")
-_TEMPORARY = re.compile(r"\.([0-7][0-9A-HJKMNP-TV-Z]{25}\.json|\.agent\.json)\.tmp")
+_NAME = re.compile(rf"{ULID}\.json")
+_TEMPORARY = re.compile(rf"\.({ULID}\.json|\.agent\.json)\.tmp")
 _STOCK_S = 60.0
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
@@ -28,8 +29,8 @@ _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 def open_directory(path: Path, uid: int, gid: int) -> int:
     """Create `path` if needed, give it to `uid`, and open it. StoreError if that is impossible or unsafe.
 
-    A directory that belongs to somebody else and holds something is not taken over: `--data-dir /etc` must not
-    hand /etc to the agent's user.
+    A directory that belongs to somebody else is not taken over if it holds anything but occurrences:
+    `--data-dir /etc` must not hand /etc to the agent's user.
     """
     doing = f"opening the data directory {path}"
     try:
@@ -43,9 +44,10 @@ def open_directory(path: Path, uid: int, gid: int) -> int:
         raise StoreError(f"{doing}: {describe_os_error(error)}: choose another with --data-dir") from error
     try:
         if os.fstat(descriptor).st_uid != uid:
-            if os.listdir(descriptor) and not _is_locked_by(descriptor, uid):
+            foreign = [name for name in os.listdir(descriptor) if not _is_ours(name)]
+            if foreign and not _is_locked_by(descriptor, uid):
                 raise StoreError(
-                    f"{doing}: it belongs to somebody else and is not empty: choose another with --data-dir"
+                    f"{doing}: it belongs to somebody else and holds {min(foreign)!a}: choose another with --data-dir"
                 )
             os.fchown(descriptor, uid, gid)
     except OSError as error:
@@ -55,6 +57,11 @@ def open_directory(path: Path, uid: int, gid: int) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _is_ours(name: str) -> bool:
+    """Whether Tapio writes files of this name, and can replace one that somebody else owns."""
+    return is_occurrence_name(name) or name == HEARTBEAT or _TEMPORARY.fullmatch(name) is not None
 
 
 def _is_locked_by(directory: int, uid: int) -> bool:

@@ -14,7 +14,7 @@ from tapio.errors import HeartbeatError
 from tapio.heartbeat_document import Heartbeat, ObserverState
 
 # The agent writes once a second; a busy disk may hold it up for a while.
-STALE_AFTER_S = 10.0
+STALE_AFTER_S = 5.0  # it is written every second
 
 AgentCondition = Literal["running", "stalled", "stale", "stopped", "missing", "unreadable"]
 Condition = Literal["up", "blind", "off", "unknown"]

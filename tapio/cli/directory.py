@@ -49,6 +49,7 @@ class DataDirectory:
         self.path = path
         self.shown = harmless(str(path))  # the path in what is said about it
         self.skipped: Counter[str] = Counter()
+        self.misnamed = 0  # JSON files that do not bear an occurrence's name, as of the latest `names`
         self.newest = ""  # the first name of the latest `newest_first`
         self.gone = 0  # files that retention removed between being seen and being read
         try:
@@ -63,11 +64,15 @@ class DataDirectory:
 
     def names(self) -> Iterator[str]:
         """The names of all occurrence files, in no order."""
+        misnamed = 0
         try:
             with os.scandir(self.descriptor) as entries:
                 for entry in entries:
                     if is_occurrence_name(entry.name):
                         yield entry.name
+                    elif entry.name.endswith(".json") and entry.name[0] != ".":
+                        misnamed += 1
+            self.misnamed = misnamed
         except OSError as error:
             raise StoreError(
                 f"reading the data directory {self.shown}: {describe_os_error(error)}: check the disk"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from tapio.cli.agent_state import Agent, read_agent
@@ -15,12 +16,11 @@ _AHEAD_S = 60.0
 
 def skipped_note(directory: DataDirectory) -> str:
     """'skipped 3 files in DIR: 2 damaged, 1 unreadable'; '' when nothing was skipped."""
-    total = sum(directory.skipped.values())
+    skipped = directory.skipped + Counter(foreign=directory.misnamed)
+    total = skipped.total()
     if not total:
         return ""
-    reasons = ", ".join(
-        f"{directory.skipped[reason]} {reason.replace('_', ' ')}" for reason in SKIPPED if directory.skipped[reason]
-    )
+    reasons = ", ".join(f"{skipped[reason]} {reason.replace('_', ' ')}" for reason in SKIPPED if skipped[reason])
     return f"skipped {total} file{'s' if total > 1 else ''} in {directory.shown}: {reasons}"
 
 

@@ -37,6 +37,6 @@ def run(arguments: argparse.Namespace, screen: Screen) -> int:
             screen.line(f"nothing{' of that kind' if wanted != type(wanted)() else ''} in {directory.shown}"
                         + (f" within the last {arguments.since}" if arguments.since else ""))  # fmt: skip
             screen.line("'tapio status' tells whether the agent would see it")
-    if directory.skipped:
-        warn(skipped_note(directory))
+    if note := skipped_note(directory):
+        warn(note)
     return 0

@@ -9,6 +9,7 @@ everything attached.
 from __future__ import annotations
 
 import ctypes
+import errno
 import platform
 import signal
 import socket
@@ -44,6 +45,8 @@ def check_object(path: Path) -> None:
         with path.open("rb") as file:
             head = file.read(64)
     except OSError as error:
+        if error.errno == errno.EMFILE:  # it says nothing of the file
+            raise
         raise ObjectError(f"{doing}: {error.strerror}: build it with 'make setup' or set --ebpf-dir") from error
     if len(head) < 64 or head[:4] != b"\x7fELF":
         raise ObjectError(f"{doing}: not an ELF file: rebuild it with 'make setup'")
@@ -267,6 +270,9 @@ def run(request: Request, answers: socket.socket) -> None:
         try:
             item = load_object(libbpf, kernel, request, observer)
             answer, descriptors = item.attach(request.sampling.get(observer))
+        except ObjectError as error:  # a broken installation, not a kernel that cannot do it
+            channel.send(answers, Failed(str(error)), [])
+            return
         except TapioError as error:
             channel.send(answers, Failed(str(error), observer), [])
         except OSError as error:

@@ -60,22 +60,33 @@ def test_a_missing_capability_is_named(tmp_path: Path, removed: str, named: str)
     assert line.startswith(f"tapio-agent: attaching to the kernel: missing {named}: ")
 
 
-def test_an_object_that_is_missing(tmp_path: Path) -> None:
-    line = refuse_agent(tmp_path, f"--ebpf-dir={tmp_path}")
+@pytest.fixture
+def objects(tmp_path: Path) -> Path:
+    """A copy of the objects, to be damaged: one that is broken ends the start, whatever the others could do."""
+    shutil.copytree(CHECKOUT_EBPF_DIR, tmp_path / "objects")
+    return tmp_path / "objects"
+
+
+def test_an_object_that_is_missing(tmp_path: Path, objects: Path) -> None:
+    (objects / OBJECT).unlink()
+    line = refuse_agent(tmp_path, f"--ebpf-dir={objects}")
+    assert OBJECT in line
     assert "no such file or directory: build it with 'make setup' or set --ebpf-dir" in line.lower()
 
 
 @pytest.mark.parametrize("length", [0, 30, 100, 5_000, 20_000, -100])
-def test_an_object_that_is_truncated(tmp_path: Path, length: int) -> None:
-    (tmp_path / OBJECT).write_bytes((CHECKOUT_EBPF_DIR / OBJECT).read_bytes()[:length])
-    assert "rebuild it with 'make setup'" in refuse_agent(tmp_path, f"--ebpf-dir={tmp_path}")
+def test_an_object_that_is_truncated(tmp_path: Path, objects: Path, length: int) -> None:
+    (objects / OBJECT).write_bytes((CHECKOUT_EBPF_DIR / OBJECT).read_bytes()[:length])
+    line = refuse_agent(tmp_path, f"--ebpf-dir={objects}")
+    assert OBJECT in line
+    assert "rebuild it with 'make setup'" in line
 
 
-def test_an_object_of_another_architecture(tmp_path: Path) -> None:
+def test_an_object_of_another_architecture(tmp_path: Path, objects: Path) -> None:
     other = "x86" if os.uname().machine == "aarch64" else "arm64"
     assert "built for" in refuse_agent(tmp_path, f"--ebpf-dir={CHECKOUT_EBPF_DIR / other}")
-    shutil.copy("/bin/true", tmp_path / OBJECT)
-    assert "built for another architecture" in refuse_agent(tmp_path, f"--ebpf-dir={tmp_path}")
+    shutil.copy("/bin/true", objects / OBJECT)
+    assert "built for another architecture" in refuse_agent(tmp_path, f"--ebpf-dir={objects}")
 
 
 @pytest.mark.parametrize(

@@ -268,17 +268,17 @@ def test_files_that_hold_no_occurrence_are_skipped_and_counted(data: DataDir) ->
     os.mkfifo(data.path / next(name))
     (data.path / next(name)).mkdir()
     (data.path / next(name)).symlink_to("/dev/zero")
-    for foreign in ("notes.txt", ".01JA1B2C3D4E5F6G7H8J9K0M1N.json.tmp", "01ja1b2c3d4e5f6g7h8j9k0m1n.json"):
+    for foreign in ("notes.txt", ".01JA1B2C3D4E5F6G7H8J9K0L1M.json.tmp", "01ja1b2c3d4e5f6g7h8j9k0l1m.json"):
         (data.path / foreign).write_text("mine")
     (data.path / os.fsdecode(b"\xff.json")).write_text("")
     ended = tapio(data.path, "recent", "--json")
     assert ended.returncode == 0
     assert [json.loads(line)["id"] for line in ended.stdout.splitlines()] == [good]
-    assert ended.stderr == f"tapio: skipped 12 files in {data.path}: 7 damaged, 4 foreign, 1 too large\n"
+    assert ended.stderr == f"tapio: skipped 14 files in {data.path}: 7 damaged, 6 foreign, 1 too large\n"
     data.heartbeat()
     for command in ("status", "health"):
         ended = tapio(data.path, command)
-        assert "skipped 12 files" in ended.stderr
+        assert "skipped 14 files" in ended.stderr
         assert "Traceback" not in ended.stderr
 
 
@@ -510,7 +510,7 @@ def test_watch_shows_what_comes_each_once(data: DataDir) -> None:
     os.utime(path)
     expected.append(by_hand["id"])
     wait_for(lambda: len(watcher.ids()) >= 4, 10)
-    data.write("01JA1B2C3D4E5F6G7H8J9K0M1N.json", b"garbage")
+    data.write("01JA1B2C3D4E5F6G7H8J9K0L1M.json", b"garbage")
     time.sleep(0.3)
     assert sorted(watcher.ids()) == sorted(expected)
     assert watcher.end() == f"tapio: skipped 1 file in {data.path}: 1 damaged\n"

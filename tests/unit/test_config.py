@@ -45,6 +45,7 @@ def test_a_flag_wins_over_the_environment_which_wins_over_the_file(tmp_path: Pat
     [
         ("colour = 1", "colour: there is no such key"),
         ("[container]\ncolour = 1", "container.colour: there is no such key"),
+        ("[network]\nwindow = 2", "network.window: there is no such key, perhaps window_s is meant: "),
         ('[file]\nmax_files = "many"', "file.max_files: expected int, got str"),
         ("[file]\nmax_files = 0", "file.max_files: expected int >= 1"),
         ("[file]\nmax_age_days = nan", "file.max_age_days: expected float"),

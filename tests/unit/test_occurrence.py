@@ -13,7 +13,7 @@ from tapio.errors import OccurrenceError
 from tapio.occurrence import decode, encode
 
 EXAMPLE: dict[str, Any] = {
-    "id": "01JA1B2C3D4E5F6G7H8J9K0M1N",
+    "id": "01JA1B2C3D4E5F6G7H8J9K0L1M",
     "timestamp": "2026-04-03T14:23:01.042Z",
     "source": "tapio",
     "type": "kernel.container.oom_kill",
@@ -78,7 +78,7 @@ def test_unknown_fields_of_data_survive(extra: dict[str, Any]) -> None:
     "changes",
     [
         {"id": "not-a-ulid"},
-        {"id": "81JA1B2C3D4E5F6G7H8J9K0M1N"},
+        {"id": "81JA1B2C3D4E5F6G7H8J9K0L1M"},
         {"id": None},
         {"timestamp": "2026-04-03 14:23:01"},
         {"timestamp": "2026-13-03T14:23:01.042Z"},
