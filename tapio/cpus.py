@@ -10,7 +10,7 @@ import msgspec
 class CpuCounters(msgspec.Struct, frozen=True):
     """Counts of one CPU, scaled to the whole time where the kernel shared the counters; they only grow.
 
-    `cpu` None: of all CPUs together. `stalled_cycles` None: no event for it here. `ipc` is of the latest interval,
+    `cpu` None: of all CPUs together. `stalled_cycles` None: they are not counted here. `ipc` is of the latest interval,
     None when there is none.
     """
 
@@ -22,16 +22,16 @@ class CpuCounters(msgspec.Struct, frozen=True):
 
 
 class CpuReport(msgspec.Struct, frozen=True):
-    """The counters, and how many CPUs are online without being counted."""
+    """The counters, and on how many CPUs that are online each of them is not counted."""
 
     counters: list[CpuCounters]
-    uncounted: int
+    uncounted: dict[str, int]  # cycles, instructions, stalls
 
 
 def together(cpus: Sequence[CpuCounters], ipc: float | None) -> list[CpuCounters]:
-    """All CPUs as one; nothing if there is none."""
+    """All CPUs as one; nothing if there is none. Stalls only if all have them: else they would be of other cycles."""
     if not cpus:
         return []
     stalls = [cpu.stalled_cycles for cpu in cpus if cpu.stalled_cycles is not None]
     cycles, instructions = sum(cpu.cycles for cpu in cpus), sum(cpu.instructions for cpu in cpus)
-    return [CpuCounters(None, cycles, instructions, sum(stalls) if stalls else None, ipc)]
+    return [CpuCounters(None, cycles, instructions, sum(stalls) if len(stalls) == len(cpus) else None, ipc)]

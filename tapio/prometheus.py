@@ -156,7 +156,9 @@ class AgentCollector(Collector):
         instructions = CounterMetricFamily("tapio_cpu_instructions", "Instructions that were completed.", labels=labels)
         stalled = CounterMetricFamily("tapio_cpu_stalled_cycles", "Cycles in which a CPU waited.", labels=labels)
         ipc = GaugeMetricFamily("tapio_cpu_ipc", "Instructions for each cycle, latest interval.", labels=labels)
-        uncounted = GaugeMetricFamily("tapio_uncounted_cpus", "CPUs that are online and not counted.")
+        uncounted = GaugeMetricFamily(
+            "tapio_uncounted_cpus", "CPUs that are online and on which this is not counted.", labels=["counter"]
+        )
         for cpu in report.counters:
             number = [str(cpu.cpu)] if labels else []
             cycles.add_metric(number, cpu.cycles)
@@ -165,7 +167,8 @@ class AgentCollector(Collector):
                 stalled.add_metric(number, cpu.stalled_cycles)
             if cpu.ipc is not None:
                 ipc.add_metric(number, cpu.ipc)
-        uncounted.add_metric([], report.uncounted)
+        for counter, number in report.uncounted.items():
+            uncounted.add_metric([counter], number)
         yield from (family for family in (cycles, instructions, stalled, ipc, uncounted) if family.samples)
 
     def _occurrences(self) -> Iterator[Metric]:

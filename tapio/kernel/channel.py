@@ -57,6 +57,7 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     cpus: int  # rows of the per-CPU counters: the highest possible CPU and one
     oom_kills: dict[int, int] = {}  # see oom_counts.py; taken before the programs were attached
     events: dict[str, str] = {}  # the perf events that are counted, by array
+    uncounted: dict[str, str] = {}  # why one that was asked for is not, by array
     counted_cpus: tuple[int, ...] = ()  # the CPUs on which they are
     interval_ns: int = 0  # between two samples of a CPU
     missing: tuple[Hook, ...] = ()  # hooks that the observer can do without, and why this kernel does not offer them

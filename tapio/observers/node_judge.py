@@ -1,9 +1,11 @@
 """Which CPU is in trouble: sustained, on a busy CPU, and against what this CPU has learned.
 
 A condition holds for an interval when its value is beyond the threshold, or on the good side of it by no more than
-the hysteresis. It is an anomaly when it held for `sustained` samples in a row, the CPU was busy, and the value over
-all of them together is beyond the threshold. It ends when samples without it, or of a CPU that is not busy,
-outnumber the others by as many.
+the hysteresis. A run is intervals without a break for all of which it holds, and which at no point of it were, together,
+on the good side of the threshold or of a CPU that was not busy: else the run begins after that point. It is an anomaly
+when it has lasted for `sustained_intervals`, by the clock and not by the number of records; the values are the run's. It
+ends when the time without the condition, on a CPU that is not busy, or of which nothing is known, outlasts the rest by
+as much.
 """
 
 from __future__ import annotations
@@ -23,21 +25,24 @@ class Window:
     """Consecutive intervals of one CPU, added up."""
 
     def __init__(self) -> None:
-        self.samples = 0
-        self.idle_samples = 0
         self.start_ns = 0
         self.end_ns = 0
+        self.busy_ns = 0
         self.cycles = 0
         self.instructions = 0
         self.stalls: int | None = 0
 
+    @property
+    def duration_ns(self) -> int:
+        """How long they were together."""
+        return self.end_ns - self.start_ns
+
     def add(self, delta: Delta) -> None:
         """One interval more."""
-        if not self.samples:
+        if not self.end_ns:
             self.start_ns = delta.start_ns
-        self.samples += delta.samples
-        self.idle_samples += delta.idle_samples
         self.end_ns = delta.end_ns
+        self.busy_ns += delta.busy_ns
         self.cycles += delta.cycles
         self.instructions += delta.instructions
         self.stalls = None if self.stalls is None or delta.stalls is None else self.stalls + delta.stalls
@@ -61,34 +66,35 @@ def ipc_excess(counts: Delta | Window, limit: float) -> float:
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """Thresholds as shares and numbers of samples."""
+    """Thresholds as shares and times."""
 
     busy: float
     cpu_stall: float
     memory_pressure: float
     ipc_floor: float
     ipc_drop_ratio: float
-    learning: int
-    sustained: int
+    learning_ns: float
+    sustained_ns: float
     hysteresis: float
 
     @classmethod
-    def of(cls, config: NodeConfig, interval_ms: float) -> Rules:
-        """Those of the configuration; `interval_ms` is the one that is in force, which a reload does not change."""
+    def of(cls, config: NodeConfig, period_ns: int) -> Rules:
+        """Those of the configuration; `period_ns` is between two samples in truth, which a reload does not change."""
         return cls(
             busy=config.busy_percent / 100,
             cpu_stall=config.cpu_stall_percent / 100,
             memory_pressure=config.memory_pressure_percent / 100,
             ipc_floor=config.ipc_floor,
             ipc_drop_ratio=config.ipc_drop_ratio,
-            learning=max(1, round(config.ipc_learning_s * 1000 / interval_ms)),
-            sustained=config.sustained_intervals,
+            learning_ns=config.ipc_learning_s * 1e9,
+            # Timers are not exact: half an interval less is so many intervals too.
+            sustained_ns=(config.sustained_intervals - 0.5) * period_ns,
             hysteresis=config.hysteresis_percent / 100,
         )
 
-    def is_idle(self, samples: int, idle_samples: int) -> bool:
-        """Whether a CPU with so many idle ones of its samples was not busy."""
-        return samples - idle_samples < self.busy * samples
+    def is_busy(self, counts: Delta | Window) -> bool:
+        """Whether the CPU was, for enough of that time."""
+        return counts.busy_ns >= self.busy * counts.duration_ns
 
 
 class Condition:
@@ -97,67 +103,62 @@ class Condition:
     def __init__(self, excess: Excess) -> None:
         self.is_on = False
         self._excess = excess
-        self._window = Window()
-        self._quiet = 0
+        self._run = Window()
+        self._quiet_ns = 0
 
     def step(self, delta: Delta, limit: float, rules: Rules) -> Window | None:
-        """The window that fired, when the condition begins."""
+        """The run of intervals that fired, when the condition begins."""
         holds = self._excess(delta, limit) >= 1 - rules.hysteresis
         if self.is_on:
-            self._end(delta, holds=holds, rules=rules)
+            self._end(delta.duration_ns, holds=holds and rules.is_busy(delta), rules=rules)
             return None
-        idle = rules.is_idle(delta.samples, delta.idle_samples)
-        if not holds or (idle and not self._window.samples):
-            self._window = Window()
+        run = self._run
+        if holds:
+            run.add(delta)
+        if not holds or not rules.is_busy(run) or self._excess(run, limit) < 1:
+            self._run = Window()  # whatever goes on after these intervals, it did not begin with them
             return None
-        self._window.add(delta)
-        if self._window.idle_samples > (1 - rules.busy) * rules.sustained:
-            self._window = Window()
-        if self._window.samples < rules.sustained:
+        if run.duration_ns < rules.sustained_ns:
             return None
-        window, self._window = self._window, Window()
-        if rules.is_idle(window.samples, window.idle_samples) or self._excess(window, limit) < 1:
-            return None
-        self.is_on, self._quiet = True, 0
-        return window
+        self.cover()
+        return run
 
-    def _end(self, delta: Delta, *, holds: bool, rules: Rules) -> None:
-        if holds and not rules.is_idle(delta.samples, delta.idle_samples):
-            self._quiet = max(0, self._quiet - delta.samples)
-        else:
-            self._quiet += delta.samples
-        self.is_on = self._quiet < rules.sustained
+    def _end(self, duration_ns: int, *, holds: bool, rules: Rules) -> None:
+        self._quiet_ns = max(0, self._quiet_ns - duration_ns) if holds else self._quiet_ns + duration_ns
+        self.is_on = self._quiet_ns < rules.sustained_ns
 
     def cover(self) -> None:
-        """It began together with something worse that was told."""
-        self.is_on, self._quiet, self._window = True, 0, Window()
+        """It began, by itself or together with something worse that was told."""
+        self.is_on, self._quiet_ns, self._run = True, 0, Window()
 
-    def interrupt(self) -> None:
-        """Nothing is known of an interval: what was not sustained so far is forgotten."""
-        self._window = Window()
+    def interrupt(self, duration_ns: int, rules: Rules) -> None:
+        """Nothing is known of an interval: what was not sustained so far is forgotten, what was is not confirmed."""
+        self._run = Window()
+        if self.is_on:
+            self._end(duration_ns, holds=False, rules=rules)
 
 
 class LearnedIpc:
     """What a CPU usually reaches when it is busy: a mean over time, weighted by cycles, that fades."""
 
     def __init__(self) -> None:
-        self._samples = 0
-        self._cycles = 0.0
-        self._instructions = 0.0
+        self._learned_ns = 0
+        self._cycles_per_ns = 0.0
+        self._instructions_per_ns = 0.0
 
     def learn(self, delta: Delta, rules: Rules) -> None:
         """Take a busy interval in."""
-        self._samples += delta.samples
-        weight = delta.samples / min(self._samples, _LEARNING_SPANS * rules.learning)
-        weight = min(1.0, weight)
-        self._cycles += (delta.cycles / delta.samples - self._cycles) * weight
-        self._instructions += (delta.instructions / delta.samples - self._instructions) * weight
+        duration_ns = delta.duration_ns
+        self._learned_ns += duration_ns
+        weight = min(1.0, duration_ns / min(self._learned_ns, _LEARNING_SPANS * rules.learning_ns))
+        self._cycles_per_ns += (delta.cycles / duration_ns - self._cycles_per_ns) * weight
+        self._instructions_per_ns += (delta.instructions / duration_ns - self._instructions_per_ns) * weight
 
     def value(self, rules: Rules) -> float | None:
         """Instructions per cycle; None until enough was learned."""
-        if self._samples < rules.learning or not self._cycles:
+        if self._learned_ns < rules.learning_ns or not self._cycles_per_ns:
             return None
-        return self._instructions / self._cycles
+        return self._instructions_per_ns / self._cycles_per_ns
 
 
 class Finding(NamedTuple):
@@ -181,8 +182,8 @@ class CpuJudge:
         """What begins with this interval. A stall is not reported as memory pressure too."""
         found: list[Finding] = []
         if delta.stalls is None:
-            self._stall.interrupt()
-            self._pressure.interrupt()
+            self._stall.interrupt(delta.duration_ns, rules)
+            self._pressure.interrupt(delta.duration_ns, rules)
         else:
             stall = self._stall.step(delta, rules.cpu_stall, rules)
             pressure = self._pressure.step(delta, rules.memory_pressure, rules)
@@ -197,11 +198,13 @@ class CpuJudge:
             low = self._ipc.step(delta, limit, rules)
             if low is not None:
                 found.append(Finding("ipc_degradation", low, learned))
-        if not rules.is_idle(delta.samples, delta.idle_samples):
+        else:
+            self._ipc.interrupt(delta.duration_ns, rules)
+        if rules.is_busy(delta):
             self._learned.learn(delta, rules)
         return found
 
-    def interrupt(self) -> None:
+    def interrupt(self, duration_ns: int, rules: Rules) -> None:
         """Nothing is known of an interval."""
         for condition in (self._stall, self._pressure, self._ipc):
-            condition.interrupt()
+            condition.interrupt(duration_ns, rules)

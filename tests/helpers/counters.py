@@ -54,11 +54,15 @@ class Cpu:
         cycles: int = CYCLES,
         idle: bool = False,
         samples: int = 1,
+        after_ns: int = 0,
         running: float = 1.0,
         stalls_running: float | None = None,
     ) -> bytes:
-        """The record after one more interval. `running` is the share of it in which the events had a counter."""
-        interval_ns = INTERVAL_NS * samples
+        """The record after one more interval. `running` is the share of it in which the events had a counter.
+
+        `after_ns`: how long it was, if the timer was not exact.
+        """
+        interval_ns = after_ns or INTERVAL_NS * samples
         stalls_running = running if stalls_running is None else stalls_running
         shares = dict(zip(COUNTERS, (running, running, stalls_running), strict=True))
         counts = dict(zip(COUNTERS, (cycles, cycles * ipc, cycles * stalled), strict=True))

@@ -19,7 +19,7 @@ def _report() -> CpuReport:
     """Two CPUs since the epoch: one busy and stalled, one half idle."""
     cycles = int(time.time() % 1e6 * _HZ)
     busy = CpuCounters(0, cycles, int(cycles * 0.6), int(cycles * 0.45), 0.6)
-    return CpuReport([busy, CpuCounters(1, cycles // 2, cycles, cycles // 20, 2.0)], 0)
+    return CpuReport([busy, CpuCounters(1, cycles // 2, cycles, cycles // 20, 2.0)], {})
 
 
 @contextlib.contextmanager

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from helpers.counters import CYCLES, INTERVAL_NS, Cpu, make_observer
 
+from tapio.config import Config, NodeConfig
 from tapio.cpus import CpuCounters, CpuReport
 from tapio.observers.node import NodeObserver
+
+ALL_COUNTED = {"cycles": 0, "instructions": 0, "stalls": 0}
 
 
 def kinds(observer: NodeObserver, records: list[bytes]) -> list[str]:
@@ -105,6 +108,46 @@ def test_values_about_the_threshold_count_by_their_mean() -> None:
     assert kinds(observer, above) == ["cpu_stall"]
 
 
+def test_trouble_is_sustained_wherever_it_begins() -> None:
+    """Not in windows that follow each other: of the two here neither is in trouble as a whole."""
+    observer, cpu = make_observer(sustained_intervals=50, memory_pressure_percent=40), Cpu()
+    observer.decode([cpu.record(), *busy(cpu, 24, stalled=0.37)])
+    assert observer.decode(busy(cpu, 49, stalled=0.41)) == []
+    (anomaly,) = observer.decode(busy(cpu, 21, stalled=0.41))
+    assert anomaly.type.name == "kernel.node.cpu_stall"
+    assert (anomaly.data["stall_pct"], anomaly.data["interval_ms"]) == (41.0, 5000.0)
+    assert anomaly.boot_ns == (24 + 50) * INTERVAL_NS
+
+
+def test_a_better_beginning_does_not_count_against_a_run_nor_is_it_part_of_it() -> None:
+    """Its values are those of the intervals from which on it was in trouble."""
+    observer, cpu = make_observer(sustained_intervals=10, memory_pressure_percent=40), Cpu()
+    observer.decode([cpu.record(), *busy(cpu, 3, stalled=0.37), *busy(cpu, 2, stalled=0.41)])
+    observer.decode(busy(cpu, 5, stalled=0.37))  # below the threshold, all of them together: begun anew
+    assert observer.decode(busy(cpu, 9, stalled=0.41)) == []
+    assert kinds(observer, busy(cpu, 1, stalled=0.41)) == ["cpu_stall"]
+
+
+def test_many_samples_of_a_short_time_are_not_sustained() -> None:
+    """A timer that was late catches up: what counts is the time."""
+    observer, cpu = make_observer(), Cpu()
+    observer.decode([cpu.record(), *busy(cpu, 20)])
+    burst = [cpu.sample(stalled=0.9, cycles=CYCLES // 100, after_ns=INTERVAL_NS // 100) for _ in range(400)]
+    assert observer.decode([*burst, *busy(cpu, 20)]) == []
+    late = [cpu.sample(stalled=0.9, after_ns=INTERVAL_NS * share // 100) for share in (190, 10, 103, 97)]
+    assert observer.decode(late) == []
+    (anomaly,) = observer.decode(busy(cpu, 1, stalled=0.9))
+    assert (anomaly.data["interval_ms"], anomaly.data["busy_pct"]) == (500.0, 81.0)
+
+
+def test_a_run_is_of_one_cpu_that_was_busy_all_along() -> None:
+    """A busy sample long before does not make the idle time after it part of a run."""
+    observer, cpu = make_observer(sustained_intervals=10), Cpu()
+    records = [cpu.record(), *busy(cpu, 1, stalled=0.9), *busy(cpu, 5, stalled=0.9, idle=True)]
+    (anomaly,) = observer.decode([*records, *busy(cpu, 20, stalled=0.9)])
+    assert (anomaly.data["busy_pct"], anomaly.data["interval_ms"]) == (100.0, 1000.0)
+
+
 def test_ipc_below_what_the_cpu_has_learned() -> None:
     observer, cpu = make_observer(), Cpu()
     assert kinds(observer, [cpu.record(), *busy(cpu, 100, ipc=1.6)]) == []
@@ -128,6 +171,23 @@ def test_nothing_is_learned_too_early_nor_from_an_idle_cpu() -> None:
     observer, cpu = make_observer(), Cpu()
     observer.decode([cpu.record(), *busy(cpu, 500, ipc=3.0, idle=True, cycles=1000)])
     assert kinds(observer, busy(cpu, 50, ipc=0.2)) == []
+
+
+def test_learning_takes_its_seconds_whatever_the_timer_is() -> None:
+    observer, cpu = make_observer(ipc_learning_s=1.05), Cpu()
+    assert kinds(observer, [cpu.record(), *busy(cpu, 10, ipc=2.0), *busy(cpu, 5, ipc=0.2)]) == []
+    observer, cpu = make_observer(ipc_learning_s=1), Cpu()
+    assert kinds(observer, [cpu.record(), *busy(cpu, 10, ipc=2.0), *busy(cpu, 5, ipc=0.2)]) == ["ipc_degradation"]
+
+
+def test_a_run_does_not_go_on_over_a_time_that_was_not_judged() -> None:
+    """While a longer time of learning is asked for, nothing is known of the IPC."""
+    observer, cpu = make_observer(), Cpu()
+    observer.decode([cpu.record(), *busy(cpu, 20, ipc=2.0), *busy(cpu, 4, ipc=0.2)])
+    for learning_s in (1000, 1):
+        observer.configure(Config(node=NodeConfig(sustained_intervals=5, ipc_learning_s=learning_s)))
+        assert kinds(observer, busy(cpu, 4, ipc=0.2)) == []
+    assert kinds(observer, busy(cpu, 1, ipc=0.2)) == ["ipc_degradation"]
 
 
 def test_without_a_stall_event_ipc_still_works() -> None:
@@ -166,6 +226,80 @@ def test_an_event_without_a_counter_is_no_data() -> None:
     assert kinds(observer, [*stalls_only, *busy(cpu, 4, stalled=0.5)]) == []
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_the_interval_after_one_without_a_counter_is_right(first: bool) -> None:
+    """It holds what was counted in it: nothing of the time that nobody counted, at half the time scaled to all of it."""
+    observer, cpu = make_observer(), Cpu()
+    observer.decode([cpu.record(), *busy(cpu, 0 if first else 3, stalled=0.1)])
+    before = sum(cpu.cycles for cpu in observer.cpu_report().counters)
+    observer.decode([*busy(cpu, 7, running=0.0), cpu.sample(ipc=1.5, running=0.5, stalled=0.3)])
+    (counters,) = observer.cpu_report().counters
+    assert (counters.cycles - before, counters.ipc) == (CYCLES, 1.5)
+    assert counters.stalled_cycles == pytest.approx((0 if first else 0.3 * CYCLES) + 0.3 * CYCLES)
+    assert observer.suppressed["not_counted"] == 7
+
+
+def test_what_is_not_known_for_long_is_not_in_trouble() -> None:
+    """After a time without counters the same trouble is told anew; after a moment it is not."""
+    for pause, told in ((4, []), (6, ["cpu_stall"])):
+        observer, cpu = make_observer(), Cpu()
+        assert kinds(observer, [cpu.record(), *busy(cpu, 5, stalled=0.5)]) == ["cpu_stall"]
+        assert kinds(observer, [*busy(cpu, pause, running=0.0), *busy(cpu, 20, stalled=0.5)]) == told
+
+
+def pass_time(observer: NodeObserver, cpus: list[Cpu], seconds: int, **sample: Any) -> None:
+    for _ in range(10 * seconds):
+        observer.decode([cpu.sample(**sample) for cpu in cpus])
+        observer.due(cpus[0].totals["boot_ns"])
+
+
+def test_counters_that_never_run_are_told_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """Something else, as the NMI watchdog, holds them: no cycles are shown, not 0, until they run."""
+    observer, cpu = make_observer(), Cpu()
+    observer.decode([cpu.record()])
+    with caplog.at_level(logging.WARNING):
+        pass_time(observer, [cpu], 20, running=0.0)
+        assert observer.cpu_report() == CpuReport([], {"cycles": 1, "instructions": 1, "stalls": 1})
+        assert "cycles are not counted on CPU 0: others hold the counters (the NMI watchdog, perf)" in observer.reason
+        assert len(caplog.records) == 1
+        pass_time(observer, [cpu], 5)
+    assert observer.reason == ""
+    assert observer.cpu_report().uncounted == ALL_COUNTED
+    assert observer.cpu_report().counters[0].cycles > 0
+    pass_time(observer, [cpu], 20, running=0.0)  # taken away later: the total stays, and would look like no cycles
+    assert observer.cpu_report().counters == []
+    assert observer.cpu_report().uncounted["cycles"] == 1
+
+
+def test_stalls_that_one_cpu_does_not_count_are_left_out_there() -> None:
+    """The event has no counter there, or (a core of another kind) does not exist; together nothing is said of stalls."""
+    whole, without, absent = Cpu(0), Cpu(1), Cpu(2)
+    for per_cpu in (True, False):
+        observer = make_observer(online=[0, 1, 2], per_cpu=per_cpu)
+        for _ in range(200):
+            records = [whole.sample(stalled=0.1), without.sample(stalls_running=0.0)]
+            absent.sample()
+            observer.decode([*records, absent.record("stalls")])
+            observer.due(whole.totals["boot_ns"])
+        stalls = [cpu.stalled_cycles for cpu in observer.cpu_report().counters]
+        assert stalls == ([199 * CYCLES // 10, None, None] if per_cpu else [None])
+        assert observer.cpu_report().uncounted == {"cycles": 0, "instructions": 0, "stalls": 2}
+        assert observer.suppressed["stalls_not_counted"] == 2 * 199
+        assert observer.reason.startswith("stalls are not counted on CPU 1, 2: ")
+
+
+def test_the_ipc_of_a_cpu_without_samples_goes_away() -> None:
+    """Some kernels give no sample of an idle CPU: what it did last is not what it does now. Its totals stay."""
+    for per_cpu in (True, False):
+        observer, cpu = make_observer(per_cpu=per_cpu), Cpu()
+        observer.decode([cpu.record(), *busy(cpu, 3)])
+        end_ns = cpu.totals["boot_ns"]
+        for later_ns, ipc in ((0, 2.0), (19 * INTERVAL_NS, 2.0), (20 * INTERVAL_NS, None), (10**12, None)):
+            observer.due(end_ns + later_ns)
+            (counters,) = observer.cpu_report().counters
+            assert (counters.ipc, counters.cycles) == (ipc, 3 * CYCLES)
+
+
 @pytest.mark.parametrize("unread", ["cycles", "instructions", "stalls"])
 def test_a_total_that_could_not_be_read_starts_no_interval(unread: str) -> None:
     """Else the next one would hold all that was counted since the start."""
@@ -184,13 +318,15 @@ def test_a_total_that_could_not_be_read_starts_no_interval(unread: str) -> None:
 
 
 def test_what_cannot_be_is_left_out() -> None:
-    """More cycles than a CPU can run, time that goes back, records that are cut off or of another kind."""
+    """More cycles than a CPU can run, times that go back, records that are cut off or of another kind."""
     observer, cpu = make_observer(), Cpu()
     observer.decode([cpu.record(), cpu.sample(cycles=10**12)])
     observer.decode([Cpu().record(), Cpu().record()])
     observer.decode([b"", cpu.record()[:40], bytes(200)])
-    assert observer.suppressed == {"not_counted": 0, "implausible": 3, "undecodable": 3}
-    assert observer.cpu_report().counters == [CpuCounters(0, 0, 0, 0, None)]
+    back = Cpu(1, cycles_enabled_ns=10**12)
+    observer.decode([back.record(), Cpu(1, boot_ns=INTERVAL_NS).record()])
+    assert observer.suppressed == {"not_counted": 0, "stalls_not_counted": 0, "implausible": 4, "undecodable": 3}
+    assert observer.cpu_report().counters == []
 
 
 def test_a_lost_sample_makes_the_interval_longer() -> None:
@@ -232,7 +368,8 @@ def test_a_cpu_that_goes_offline_and_comes_back(caplog: pytest.LogCaptureFixture
         online.append(1)
         pass_time(100)
     assert observer.reason == "not counted although online: CPU 1: restart the agent to count them"
-    assert observer.cpu_report().uncounted == 1
+    assert observer.cpu_report().uncounted == {"cycles": 1, "instructions": 1, "stalls": 1}
+    assert [cpu.cpu for cpu in observer.cpu_report().counters] == [0]  # what it does now is not known
     assert len(caplog.records) == 1
     assert observer.due(None) == []
 
@@ -275,8 +412,8 @@ def test_all_cpus_together() -> None:
         observer.decode([cpu.record() for cpu in cpus])
         observer.decode([cpus[0].sample(ipc=1.0, stalled=0.5), cpus[1].sample(ipc=2.0, stalled=0.1)])
         together = CpuCounters(None, 2 * CYCLES, 3 * CYCLES, round(0.6 * CYCLES), 1.5)
-        assert observer.cpu_report() == CpuReport([together], 0)
-    assert make_observer(per_cpu=False).cpu_report() == CpuReport([], 0)
+        assert observer.cpu_report() == CpuReport([together], ALL_COUNTED)
+    assert make_observer(per_cpu=False).cpu_report() == CpuReport([], ALL_COUNTED)
 
 
 def test_an_episode_ends_on_a_cpu_that_is_hardly_busy() -> None:

@@ -13,6 +13,8 @@ from tapio.pmc_metrics import add_instruments
 from tapio.prometheus import exposition
 from tapio.telemetry import ObserverTelemetry, Telemetry
 
+COUNTED, ONE_WITHOUT_STALLS = {"cycles": 0, "stalls": 0}, {"cycles": 0, "stalls": 2}
+
 ONE_BY_ONE = [CpuCounters(0, 300, 600, 30, 2.0), CpuCounters(3, 100, 50, None, None)]
 TOGETHER = [CpuCounters(None, 400, 650, 30, 1.5)]
 
@@ -67,7 +69,7 @@ def test_all_cpus_together_have_no_number() -> None:
     ("report", "expected"),
     [
         (
-            CpuReport(ONE_BY_ONE, 0),
+            CpuReport(ONE_BY_ONE, COUNTED),
             {
                 ("tapio_cpu_cycles_total", "0"): 300,
                 ("tapio_cpu_cycles_total", "3"): 100,
@@ -75,20 +77,22 @@ def test_all_cpus_together_have_no_number() -> None:
                 ("tapio_cpu_instructions_total", "3"): 50,
                 ("tapio_cpu_stalled_cycles_total", "0"): 30,
                 ("tapio_cpu_ipc", "0"): 2,
-                ("tapio_uncounted_cpus", None): 0,
+                ("tapio_uncounted_cpus", "cycles"): 0,
+                ("tapio_uncounted_cpus", "stalls"): 0,
             },
         ),
         (
-            CpuReport(TOGETHER, 2),
+            CpuReport(TOGETHER, ONE_WITHOUT_STALLS),
             {
                 ("tapio_cpu_cycles_total", None): 400,
                 ("tapio_cpu_instructions_total", None): 650,
                 ("tapio_cpu_stalled_cycles_total", None): 30,
                 ("tapio_cpu_ipc", None): 1.5,
-                ("tapio_uncounted_cpus", None): 2,
+                ("tapio_uncounted_cpus", "cycles"): 0,
+                ("tapio_uncounted_cpus", "stalls"): 2,
             },
         ),
-        (CpuReport([], 0), {("tapio_uncounted_cpus", None): 0}),
+        (CpuReport([], COUNTED), {("tapio_uncounted_cpus", "cycles"): 0, ("tapio_uncounted_cpus", "stalls"): 0}),
         (None, {}),
     ],
 )
@@ -97,7 +101,7 @@ def test_series(report: CpuReport | None, expected: dict[tuple[str, str | None],
     observer.read_cpus = lambda: report
     text = exposition(Telemetry([observer], [])).decode()
     found = {
-        (sample.name, sample.labels.get("cpu")): sample.value
+        (sample.name, sample.labels.get("cpu", sample.labels.get("counter"))): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
         if sample.name.startswith("tapio_") and "_cpu" in sample.name
