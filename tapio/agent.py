@@ -309,7 +309,7 @@ class Agent:
                 sink.config = config.file
         restart = [key for key in ("sinks", "observers", "data_dir", "ebpf_dir", "metrics_address", "user",
                                    "agent.seccomp", "kernel", "kubernetes", "otlp", "polku", "node.interval_ms",
-                                   "node.events")
+                                   "node.cycles", "node.instructions", "node.stalls")
                    if attrgetter(key)(config) != attrgetter(key)(self._config)]  # fmt: skip
         if config.tables() != self._config.tables():
             restart.append("storage.max_in_flight")

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from tapio import perf_events
 from tapio.errors import UsageError, describe_os_error
 
 DEFAULT_PATH = Path("/etc/tapio/tapio.toml")
@@ -36,8 +37,7 @@ _Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 _Seconds = Annotated[float, msgspec.Meta(gt=0, le=_MAX)]
 _Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=_MAX)]
 _OBJECTS = {"node": "node_pmc"}  # observers whose object has another name
-_PerfEvent = Annotated[str, msgspec.Meta(pattern="^(auto|(hardware|software):[a-z-]+|raw:0x[0-9a-fA-F]{1,16})$")]
-_Percent = Annotated[float, msgspec.Meta(gt=0, le=100)]
+_Percent = Annotated[float, msgspec.Meta(ge=0.1, le=100)]
 
 
 class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -152,22 +152,28 @@ class NodeConfig(_Section, frozen=True):
     """What the node observer counts on each CPU, and what it reports."""
 
     interval_ms: Annotated[int, msgspec.Meta(ge=10, le=10_000)] = 100
-    cycles: _PerfEvent = "auto"
-    instructions: _PerfEvent = "auto"
-    stalls: _PerfEvent = "auto"
+    cycles: str = perf_events.AUTO
+    instructions: str = perf_events.AUTO
+    stalls: str = perf_events.AUTO
     per_cpu: bool | Literal["auto"] = "auto"
     busy_percent: _Percent = 50
     cpu_stall_percent: _Percent = 40
     memory_pressure_percent: _Percent = 20
-    ipc_floor: Annotated[float, msgspec.Meta(gt=0, le=100)] = 1.0
-    ipc_drop_ratio: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.5
-    ipc_learning_s: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 60
+    ipc_floor: Annotated[float, msgspec.Meta(ge=0.01, le=100)] = 1.0
+    ipc_drop_ratio: Annotated[float, msgspec.Meta(ge=0.01, le=0.99)] = 0.5
+    ipc_learning_s: Annotated[float, msgspec.Meta(ge=1, le=86400)] = 60
     sustained_intervals: Annotated[int, msgspec.Meta(ge=2, le=100_000)] = 50
     hysteresis_percent: Annotated[float, msgspec.Meta(ge=0, le=90)] = 10
 
     def __post_init__(self) -> None:
         if self.memory_pressure_percent > self.cpu_stall_percent:
             raise ValueError("cpu_stall_percent is below memory_pressure_percent")
+        for counter, words in self.events.items():
+            if words != perf_events.AUTO:
+                try:
+                    perf_events.parse(words)
+                except ValueError as error:
+                    raise ValueError(f"{counter}: {error}") from error
 
     @property
     def events(self) -> dict[str, str]:
@@ -343,5 +349,7 @@ def _explain(message: str) -> str:
         path = f"{place}.{unknown[1]}" if place else unknown[1]
         near = difflib.get_close_matches(unknown[1], _keys_of(place), 1)
         return f"{path}: there is no such key{f', perhaps {near[0]} is meant' if near else ''}"
+    if "matching regex" in text:  # of _Path
+        text = "a path cannot have a NUL character"
     text = text.replace("`", "")
     return f"{place}: {text[:1].lower()}{text[1:]}" if place else text

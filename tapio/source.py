@@ -8,7 +8,7 @@ from tapio.canary import CanaryWatch, make_bird
 from tapio.config import Config
 from tapio.cpus import CpuCounters
 from tapio.disks import disk_io
-from tapio.kernel import memory, perf
+from tapio.kernel import memory
 from tapio.kernel.attach import Attachment, Outcome, attach
 from tapio.kernel.channel import Loaded, Sampling
 from tapio.kernel.programs import Program, ProgramInfo
@@ -31,9 +31,6 @@ def attach_observers(config: Config, *, cgroups: bool = False) -> Outcome:
     LoaderError when nothing could be loaded at all.
     """
     node = config.node
-    for words in node.events.values():
-        if words != "auto":
-            perf.parse(words)
     sampling = {"node": Sampling(node.events, round(node.interval_ms * 1e6 * _DEPHASED))}
     objects = {CGROUP: config.find_ebpf_dir() / "cgroup_monitor.o"} if cgroups else {}
     return attach(

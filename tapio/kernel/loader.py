@@ -162,6 +162,7 @@ class LoadedObject:
             cpus=possible_cpus(),
             oom_kills=oom_kills,
             events=counters.chosen if counters is not None else {},
+            uncounted=counters.uncounted if counters is not None else {},
             counted_cpus=tuple(counters.cpus) if counters is not None else (),
             interval_ns=sampling.interval_ns if sampling is not None else 0,
             missing=tuple(self._missing),

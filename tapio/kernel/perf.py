@@ -1,9 +1,4 @@
-"""Perf events: the words of the configuration for them, what the kernel wants to hear, and opening one.
-
-`auto` is what fits this machine (see perf_presets), `hardware:NAME` one of the kernel's generic hardware events,
-`raw:0x…` the CPU's own code (perf_event_attr.config of PERF_TYPE_RAW), `software:NAME` one of the kernel's software
-events, which need no PMU.
-"""
+"""Perf events: what the kernel wants to hear of one, opening it, and why that failed."""
 
 from __future__ import annotations
 
@@ -14,19 +9,9 @@ import platform
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-from tapio.errors import KernelError, UsageError
-
-_HARDWARE: tuple[str, ...] = (
-    *("cpu-cycles", "instructions", "cache-references", "cache-misses", "branch-instructions", "branch-misses"),
-    *("bus-cycles", "stalled-cycles-frontend", "stalled-cycles-backend", "ref-cycles"),
-)
-_SOFTWARE: tuple[str, ...] = (
-    *("cpu-clock", "task-clock", "page-faults", "context-switches", "cpu-migrations", "minor-faults"),
-    "major-faults",
-)
-_TYPES = {"hardware": 0, "software": 1, "raw": 4}
+from tapio.errors import KernelError
+from tapio.perf_events import TYPES, Event
 
 _NR_PERF_EVENT_OPEN = {"aarch64": 241, "x86_64": 298}
 _FLAG_CLOEXEC = 8
@@ -35,27 +20,6 @@ _DISABLED = 1
 _ANY_PROCESS = -1
 _ABSENT = (errno.ENOENT, errno.EOPNOTSUPP, errno.ENODEV, errno.ENXIO, errno.EINVAL)
 _EXTENDED_TYPE_SHIFT = 32
-
-
-class Event(NamedTuple):
-    """A perf event by `type` and `config` of perf_event_attr."""
-
-    type: int
-    config: int
-
-
-def parse(words: str) -> Event:
-    """The event that is meant by the configuration's words; UsageError when there is none."""
-    kind, _, what = words.partition(":")
-    try:
-        if kind == "raw":
-            return Event(_TYPES[kind], int(what, 16))
-        return Event(_TYPES[kind], {"hardware": _HARDWARE, "software": _SOFTWARE}[kind].index(what))
-    except (KeyError, ValueError):
-        known = "auto, raw:0x…, " + ", ".join(
-            [f"hardware:{name}" for name in _HARDWARE] + [f"software:{name}" for name in _SOFTWARE]
-        )
-        raise UsageError(f"reading the event {words!r}: there is none of that name: choose from {known}") from None
 
 
 def attribute(event: Event, period: int = 0) -> bytes:
@@ -98,7 +62,7 @@ def explain(what: str, words: str, error: OSError) -> KernelError:
 def variants(event: Event, cpu: int, sys_root: Path) -> Iterator[Event]:
     """`event`, and on CPUs with two kinds of cores also as the PMU of this core knows it."""
     yield event
-    if event.type != _TYPES["hardware"]:
+    if event.type != TYPES["hardware"]:
         return
     for cpus in sorted((sys_root / "bus/event_source/devices").glob("cpu_*/cpus")):
         if cpu in cpu_list(cpus.read_text()):

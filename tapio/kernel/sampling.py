@@ -13,16 +13,16 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from tapio import perf_events
 from tapio.errors import KernelError
 from tapio.kernel import perf, perf_presets
 from tapio.kernel.channel import Sampling
 from tapio.kernel.libbpf import Libbpf
 
-AUTO = "auto"
 STALLS = "stalls"  # the one array that may stay empty
 _WORDS = {"cycles": "CPU cycles", "instructions": "instructions", STALLS: "stalled cycles"}
 _AUTO = {"cycles": "hardware:cpu-cycles", "instructions": "hardware:instructions"}
-_TIMER = perf.parse("software:cpu-clock")  # its period is in nanoseconds
+_TIMER = perf_events.parse("software:cpu-clock")  # its period is in nanoseconds
 
 
 Open = Callable[..., int]
@@ -46,12 +46,13 @@ class Counters:
         self._sys_root = sys_root
         self._cpuinfo = cpuinfo
         self.chosen: dict[str, str] = {}  # by array
+        self.uncounted: dict[str, str] = {}  # why not, by array
         self.cpus: list[int] = []  # that are counted
 
     def choose(self) -> dict[int, dict[str, int]]:
         """Open the counters of every CPU that is online: descriptors by CPU and array.
 
-        KernelError when what was asked for, or cycles and instructions, cannot be counted on any CPU.
+        KernelError when cycles or instructions cannot be counted on any CPU. Without stalled cycles the rest works.
         """
         opened: dict[int, dict[str, int]] = {cpu: {} for cpu in perf.online_cpus(self._sys_root)}
         for array, words in self._sampling.events.items():
@@ -64,14 +65,18 @@ class Counters:
                 else:
                     self.chosen[array] = candidate
                     break
-            if array not in self.chosen and failure and (array != STALLS or words != AUTO):
+            if array in self.chosen or failure is None:
+                continue
+            if array != STALLS:
                 self._close(opened.values())
                 raise failure
+            if words != perf_events.AUTO:
+                self.uncounted[array] = str(failure)
         self._drop_incomplete(opened)
         return opened
 
     def _candidates(self, array: str, words: str) -> tuple[str, ...]:
-        if words != AUTO:
+        if words != perf_events.AUTO:
             return (words,)
         if array != STALLS:
             return (_AUTO[array],)
@@ -85,7 +90,7 @@ class Counters:
         failure: OSError | None = None
         for cpu, descriptors in opened.items():
             try:
-                descriptors[array] = self._open_one(perf.parse(words), cpu, next(iter(descriptors.values()), -1))
+                descriptors[array] = self._open_one(perf_events.parse(words), cpu, next(iter(descriptors.values()), -1))
             except OSError as error:
                 if error.errno == errno.EMFILE:
                     raise
@@ -93,7 +98,7 @@ class Counters:
         if not any(array in descriptors for descriptors in opened.values()):
             raise failure or OSError(errno.ENODEV, os.strerror(errno.ENODEV))
 
-    def _open_one(self, event: perf.Event, cpu: int, group: int) -> int:
+    def _open_one(self, event: perf_events.Event, cpu: int, group: int) -> int:
         """In the group of the CPU's other counters; alone if they do not all fit."""
         failure: OSError | None = None
         for variant in perf.variants(event, cpu, self._sys_root):

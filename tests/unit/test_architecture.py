@@ -14,7 +14,7 @@ import tapio
 
 PACKAGE = Path(tapio.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SHARED = {"anomalies", "clock", "config", "cpus", "errors", "ids", "occurrence", "otel_names", ""}
+SHARED = {"anomalies", "clock", "config", "cpus", "errors", "ids", "occurrence", "otel_names", "perf_events", ""}
 # What each stage may import beside what all share and itself: only what lies upstream of it.
 UPSTREAM = {
     "kernel": set(),

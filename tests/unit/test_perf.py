@@ -9,14 +9,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tapio import perf_events
 from tapio.config import Config, NodeConfig
-from tapio.errors import KernelError, UsageError
+from tapio.errors import KernelError
 from tapio.kernel import perf
 from tapio.kernel.channel import Sampling
 from tapio.kernel.perf_presets import GENERIC, CpuModel, read_model, stall_events
 from tapio.kernel.sampling import Counters
 
-CYCLES, INSTRUCTIONS, BACKEND = perf.Event(0, 0), perf.Event(0, 1), perf.Event(0, 8)
+CYCLES, INSTRUCTIONS, BACKEND = perf_events.Event(0, 0), perf_events.Event(0, 1), perf_events.Event(0, 8)
 EPYC = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n"
 NEOVERSE = "processor\t: 0\nCPU implementer\t: 0x41\nCPU variant\t: 0x0\nCPU part\t: 0xd49\n"
 
@@ -25,14 +26,14 @@ class Pmu:
     """A machine's events: those in `known` can be opened, a CPU takes `slots` of them as a group."""
 
     def __init__(
-        self, *known: perf.Event, slots: int = 9, code: int = errno.ENOENT, atom: tuple[int, ...] = ()
+        self, *known: perf_events.Event, slots: int = 9, code: int = errno.ENOENT, atom: tuple[int, ...] = ()
     ) -> None:
         self.known, self.slots, self.code, self.atom = known, slots, code, atom
-        self.opened: dict[int, tuple[perf.Event, int, int]] = {}
+        self.opened: dict[int, tuple[perf_events.Event, int, int]] = {}
         self.grouped: dict[int, int] = {}
 
-    def __call__(self, event: perf.Event, cpu: int, group: int = -1, _period: int = 0) -> int:
-        core = perf.Event(event.type, event.config & 0xFFFFFFFF)
+    def __call__(self, event: perf_events.Event, cpu: int, group: int = -1, _period: int = 0) -> int:
+        core = perf_events.Event(event.type, event.config & 0xFFFFFFFF)
         if core not in self.known or (cpu in self.atom) != bool(event.config >> 32):
             raise OSError(self.code, "no")
         if group != -1:
@@ -83,18 +84,21 @@ def choose(root: Path, pmu: Pmu, **events: str) -> Counters:
     ],
 )
 def test_words(words: str, event: tuple[int, int]) -> None:
-    assert perf.parse(words) == event
+    assert perf_events.parse(words) == event
     assert msgspec.convert({"stalls": words}, NodeConfig).stalls == words
 
 
-@pytest.mark.parametrize("words", ["hardware:coffee", "software:", "raw:0xg", "cycles", ""])
+@pytest.mark.parametrize("words", ["hardware:coffee", "software:", "raw:0xg", "raw:1a3", "raw:0x" + 17 * "1", "cycles", ""])
 def test_wrong_words(words: str) -> None:
-    with pytest.raises(UsageError, match="choose from auto, raw:0x…, hardware:cpu-cycles"):
-        perf.parse(words)
+    """Refused when the configuration is read, in words and with an example."""
+    with pytest.raises(ValueError, match=r"choose auto, a code of this CPU model as raw:0x1a3, or hardware:cpu-cycles, "):
+        perf_events.parse(words)
+    with pytest.raises(msgspec.ValidationError, match=f"^stalls: there is no event '{words}': choose auto"):
+        msgspec.convert({"stalls": words}, NodeConfig)
 
 
 def test_the_attributes_that_the_kernel_gets() -> None:
-    counting, sampling = perf.attribute(BACKEND), perf.attribute(perf.Event(1, 0), 97_000_000)
+    counting, sampling = perf.attribute(BACKEND), perf.attribute(perf_events.Event(1, 0), 97_000_000)
     assert len(counting) == 64
     assert counting[:24] == bytes([0, 0, 0, 0, 64, 0, 0, 0, 8]) + bytes(15)
     assert int.from_bytes(sampling[16:24], "little") == 97_000_000
@@ -127,7 +131,7 @@ def test_lists_of_cpus() -> None:
 def test_the_preset_of_each_cpu_model(cpu: CpuModel, first: str) -> None:
     found = stall_events(cpu)
     assert (found[0], found[-1]) == (first, GENERIC)
-    assert all(perf.parse(words) for words in found)
+    assert all(perf_events.parse(words) for words in found)
 
 
 def test_reading_cpuinfo() -> None:
@@ -137,7 +141,7 @@ def test_reading_cpuinfo() -> None:
 
 
 def test_auto_takes_the_preset_and_one_group_for_each_cpu(tmp_path: Path) -> None:
-    pmu = Pmu(CYCLES, INSTRUCTIONS, perf.Event(4, 0xA2D6), BACKEND)
+    pmu = Pmu(CYCLES, INSTRUCTIONS, perf_events.Event(4, 0xA2D6), BACKEND)
     counters = choose(make_tree(tmp_path), pmu)
     assert counters.chosen == {
         "cycles": "hardware:cpu-cycles",
@@ -170,17 +174,19 @@ def test_without_a_pmu(tmp_path: Path) -> None:
 
 
 def test_what_was_asked_for_is_not_replaced(tmp_path: Path) -> None:
-    """An explicit event that cannot be counted is an error, also for stalls; nothing stays open."""
+    """Without the cycles or instructions that were named nothing is counted, without the stalls the rest; and why."""
     pmu = Pmu(CYCLES, INSTRUCTIONS, BACKEND)
-    with pytest.raises(KernelError, match="counting stalled cycles by raw:0x99"):
-        choose(make_tree(tmp_path), pmu, stalls="raw:0x99")
-    assert pmu.opened
+    counters = choose(make_tree(tmp_path), pmu, stalls="raw:0x99")
+    assert counters.chosen.keys() == {"cycles", "instructions"}
+    assert counters.uncounted["stalls"].startswith("counting stalled cycles by raw:0x99: this machine has no")
+    with pytest.raises(KernelError, match="counting CPU cycles by raw:0x99"):
+        choose(tmp_path, pmu, cycles="raw:0x99")
     with pytest.raises(KernelError, match="counting instructions by hardware:instructions"):
         choose(tmp_path, Pmu(CYCLES))
 
 
 def test_no_stalls_beside_something_that_is_not_cycles(tmp_path: Path) -> None:
-    clock = perf.Event(1, 0)
+    clock = perf_events.Event(1, 0)
     counters = choose(make_tree(tmp_path), Pmu(clock, INSTRUCTIONS, BACKEND), cycles="software:cpu-clock")
     assert "stalls" not in counters.chosen
 
