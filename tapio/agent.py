@@ -31,6 +31,7 @@ from tapio.errors import KernelError, TapioError, UsageError
 from tapio.heartbeat import HeartbeatWriter
 from tapio.ids import IdSource
 from tapio.kernel import privileges, sandbox
+from tapio.kernel.channel import Failed
 from tapio.occurrence import PROTOCOL_VERSION, Context, Error, Occurrence
 from tapio.sinks.base import MultiSink
 from tapio.sinks.chosen import ChosenSinks
@@ -105,7 +106,7 @@ class Agent:
             sinks = MultiSink(chosen.make(store, directory))
             cleanup.callback(sinks.close)
             observers = [source.telemetry for source in self._sources]
-            observers += [ObserverTelemetry(name, reason) for name, reason in failed.items()]
+            observers += [ObserverTelemetry(name, item.error, off=item.reason) for name, item in failed.items()]
             telemetry = Telemetry(observers, sinks.sinks)
             telemetry.sandbox = confinement
             telemetry.folded, telemetry.overflowed = self._episodes.folded, self._episodes.overflowed
@@ -140,13 +141,13 @@ class Agent:
         for number, handler in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, reload)):
             signal.signal(number, handler)
 
-    def _attach(self, enrichment: ChosenEnrichment | None) -> dict[str, str]:
+    def _attach(self, enrichment: ChosenEnrichment | None) -> dict[str, Failed]:
         """Attach every observer; returns the reasons of those that are off."""
         outcome = attach_observers(self._config, cgroups=enrichment is not None)
         if all(attachment.observer == CGROUP for attachment in outcome.attached):
-            raise KernelError("; ".join(dict.fromkeys(outcome.failed.values())))
-        for name, reason in outcome.failed.items():
-            log.warning("observer %s is off: %s", name, reason)
+            raise KernelError("; ".join(dict.fromkeys(failure.error for failure in outcome.failed.values())))
+        for name, failure in outcome.failed.items():
+            log.warning("observer %s is off: %s", name, failure.error)
         for attachment in outcome.attached:
             for hook in attachment.hooks:
                 if hook.reason:

@@ -18,6 +18,7 @@ from tapio.config import Config, ObserverName, SinkName
 from tapio.enrich.chosen import is_chosen
 from tapio.errors import TapioError, UsageError, is_utf8, one_line
 from tapio.kernel import privileges
+from tapio.kernel.channel import Failed
 from tapio.source import Source, attach_observers
 
 
@@ -89,7 +90,7 @@ def check(config: Config, *, named: bool, cgroups: bool) -> int:
             is_observer = attachment.observer in config.observers
             notes[attachment.observer] = Source(attachment, config).observer.reason if is_observer else ""
         except TapioError as error:
-            outcome.failed[attachment.observer] = str(error)
+            outcome.failed[attachment.observer] = Failed(str(error), attachment.observer, error.reason)
             outcome.attached.remove(attachment)
     working = set(config.observers) - set(outcome.failed)
     for attachment in outcome.attached:
@@ -100,7 +101,7 @@ def check(config: Config, *, named: bool, cgroups: bool) -> int:
         rows += [(attachment.observer, hook.name, "off", note or hook.reason) for hook in missing]
         working -= {attachment.observer for hook in attachment.hooks if hook.reason}
         attachment.close()
-    rows += [(name, "-", "off", reason) for name, reason in outcome.failed.items()]
+    rows += [(name, "-", "off", failure.error) for name, failure in outcome.failed.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())

@@ -4,6 +4,7 @@
     ├── UsageError            a flag, an environment variable or the configuration is wrong; exit code 2
     ├── PrivilegeError        not root, a capability is missing, or privileges could not be dropped
     ├── KernelError           the kernel cannot do what was asked, or refused it
+    │   ├── NoCounterError    this machine's PMU does not count it
     │   ├── ObjectError       a BPF object is missing, damaged, foreign or does not fit the decoders
     │   └── LoaderError       the loader child failed in a way that has no better name
     ├── StoreError            the data directory cannot be used
@@ -23,6 +24,7 @@ class TapioError(Exception):
     """Base of all: its text is the one line that the user sees."""
 
     exit_code = 1
+    reason = "failed"  # one of few words, for /metrics
 
 
 class UsageError(TapioError):
@@ -38,9 +40,19 @@ class PrivilegeError(TapioError):
 class KernelError(TapioError):
     """The kernel cannot do it, or refused."""
 
+    reason = "refused"
+
+
+class NoCounterError(KernelError):
+    """There is no performance counter for it, as in most virtual machines."""
+
+    reason = "no_counters"
+
 
 class ObjectError(KernelError):
     """A BPF object cannot be used."""
+
+    reason = "bad_object"
 
 
 class LoaderError(KernelError):

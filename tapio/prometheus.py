@@ -62,6 +62,9 @@ class AgentCollector(Collector):
     def _observers(observers: list[tuple[ObserverTelemetry, list[Hook]]]) -> Iterator[Metric]:
         labels = ["observer"]
         up = GaugeMetricFamily("tapio_observer_up", "Whether all hooks of the observer are attached.", labels=labels)
+        off = GaugeMetricFamily(
+            "tapio_observer_off_info", "1 for an observer that is not up, with why.", labels=["observer", "reason"]
+        )
         events = CounterMetricFamily("tapio_events", "Records read from the kernel.", labels=labels)
         lost = CounterMetricFamily("tapio_lost_events", "Events that the kernel side could not pass on.", labels=labels)
         unattributed = CounterMetricFamily("tapio_unattributed", "Anomalies without a known cgroup.", labels=labels)
@@ -77,7 +80,10 @@ class AgentCollector(Collector):
             "tapio_evicted", "Entries that a table in memory gave up for newer ones.", labels=["observer", "table"]
         )
         for observer, hooks in observers:
-            up.add_metric([observer.name], observer.is_up(hooks))
+            why_off = observer.why_off(hooks)
+            up.add_metric([observer.name], not why_off)
+            if why_off:
+                off.add_metric([observer.name, why_off], 1)
             events.add_metric([observer.name], observer.events)
             lost.add_metric([observer.name], sum(hook.lost for hook in hooks))
             unattributed.add_metric([observer.name], observer.unattributed)
@@ -92,7 +98,7 @@ class AgentCollector(Collector):
                 suppressed.add_metric([observer.name, reason], count)
             for table, count in observer.evicted.items():
                 evicted.add_metric([observer.name, table], count)
-        yield from (up, events, lost, unattributed, trip, missed, anomalies, suppressed, evicted)
+        yield from (up, off, events, lost, unattributed, trip, missed, anomalies, suppressed, evicted)
 
     @staticmethod
     def _hooks(observers: list[tuple[ObserverTelemetry, list[Hook]]]) -> Iterator[Metric]:
@@ -167,8 +173,8 @@ class AgentCollector(Collector):
                 stalled.add_metric(number, cpu.stalled_cycles)
             if cpu.ipc is not None:
                 ipc.add_metric(number, cpu.ipc)
-        for counter, number in report.uncounted.items():
-            uncounted.add_metric([counter], number)
+        for counter, missing in report.uncounted.items():
+            uncounted.add_metric([counter], missing)
         yield from (family for family in (cycles, instructions, stalled, ipc, uncounted) if family.samples)
 
     def _occurrences(self) -> Iterator[Metric]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from tapio.cpus import CpuReport
+from tapio.errors import TapioError
 from tapio.occurrence import Occurrence
 
 if TYPE_CHECKING:  # the CLI reads `Hook` and must not load what only the agent needs
@@ -57,11 +58,14 @@ DISK_LATENCY_BOUNDS_S = tuple((2 << index) / 1e6 for index in range(24))
 
 
 class ObserverTelemetry:
-    """One observer's figures. `read_hooks` asks the kernel; `reason` says why an observer is off."""
+    """One observer's figures. `read_hooks` asks the kernel; `reason` says why an observer is off, `off` in a word."""
 
-    def __init__(self, name: str, reason: str = "", read_hooks: Callable[[], list[Hook]] = list) -> None:
+    def __init__(
+        self, name: str, reason: str = "", read_hooks: Callable[[], list[Hook]] = list, off: str = TapioError.reason
+    ) -> None:
         self.name = name
         self._reason = reason
+        self._off = off
         self.read_hooks = read_hooks
         self.read_disks: Callable[[], list[DiskIo]] = list
         self.read_reason: Callable[[], str] = str
@@ -84,7 +88,13 @@ class ObserverTelemetry:
 
     def is_up(self, hooks: Sequence[Hook]) -> bool:
         """Whether every hook of the observer is attached, and its canaries come back."""
-        return bool(hooks) and all(hook.attached for hook in hooks) and not self.blind
+        return not self.why_off(hooks)
+
+    def why_off(self, hooks: Sequence[Hook]) -> str:
+        """Why the observer is not up, as one of few words; '' if it is."""
+        if not hooks:
+            return self._off
+        return "blind" if self.blind else "" if all(hook.attached for hook in hooks) else "detached"
 
 
 class EnrichmentFigures(Protocol):

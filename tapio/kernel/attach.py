@@ -64,10 +64,10 @@ class Attachment:
 
 
 class Outcome(msgspec.Struct):
-    """What came of loading: attachments, and the reason for each observer that is off."""
+    """What came of loading: attachments, and for each observer that is off why."""
 
     attached: list[Attachment]
-    failed: dict[str, str]
+    failed: dict[str, Failed]
 
 
 def attach(
@@ -113,7 +113,7 @@ def attach(
                 if isinstance(answer, Attachment):
                     outcome.attached.append(answer)
                 elif answer.observer:
-                    outcome.failed[answer.observer] = answer.error
+                    outcome.failed[answer.observer] = answer
                 else:
                     raise LoaderError(answer.error)
             _end(child)

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
-from tapio.errors import LoaderError, ObjectError
+from tapio.errors import LoaderError, ObjectError, TapioError
 from tapio.kernel.layout import Layout, Variable
 
 _MAX_BYTES = 1 << 17
@@ -89,6 +89,7 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
 
     error: str
     observer: str = ""
+    reason: str = TapioError.reason  # the kind of error, in one word
 
 
 class Done(msgspec.Struct, frozen=True, tag="done"):

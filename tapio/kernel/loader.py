@@ -131,6 +131,7 @@ class LoadedObject:
         oom_kills = oom_kill_counts()
         hooks: list[Hook] = []
         named = {name: self._libbpf.bpf_map__fd(item) for name, item in self._maps.items()}
+        failures: list[KernelError] = []
         counters = Counters(self._libbpf, sampling) if sampling is not None else None
         for program in self._libbpf.each("bpf_object__next_program", self._handle):
             hook = self._libbpf.bpf_program__name(program).decode()
@@ -144,12 +145,14 @@ class LoadedObject:
                     link = self._libbpf.pointer("bpf_program__attach", program, doing=f"attaching {hook}")
                     named[f"link:{hook}"] = self._libbpf.bpf_link__fd(link)
             except KernelError as error:
+                failures.append(error)
                 (self._missing if self._watched_function(program) else hooks).append(Hook(hook, str(error)))
                 continue
             hooks.append(Hook(hook))
             named[f"program:{hook}"] = self._libbpf.bpf_program__fd(program)
         if all(hook.reason for hook in hooks):
-            raise KernelError("; ".join(hook.reason for hook in hooks) or f"loading {self._path}: it has no program")
+            kind = type(failures[0]) if failures else KernelError
+            raise kind("; ".join(hook.reason for hook in hooks) or f"loading {self._path}: it has no program")
         answer = Loaded(
             observer=self._observer,
             hooks=tuple(hooks),
@@ -275,7 +278,7 @@ def run(request: Request, answers: socket.socket) -> None:
             channel.send(answers, Failed(str(error)), [])
             return
         except TapioError as error:
-            channel.send(answers, Failed(str(error), observer), [])
+            channel.send(answers, Failed(str(error), observer, error.reason), [])
         except OSError as error:
             line = f"loading {path}: {describe_os_error(error)}: raise the limit of open files (ulimit -n)"
             channel.send(answers, Failed(line, observer), [])

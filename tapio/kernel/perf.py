@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from tapio.errors import KernelError
+from tapio.errors import KernelError, NoCounterError
 from tapio.perf_events import TYPES, Event
 
 _NR_PERF_EVENT_OPEN = {"aarch64": 241, "x86_64": 298}
@@ -50,7 +50,7 @@ def explain(what: str, words: str, error: OSError) -> KernelError:
     if error.errno in _ABSENT:
         code = errno.errorcode[error.errno]
         text = f"this machine has no performance counter for it, like most virtual machines ({code})"
-        return KernelError(f"counting {what} by {words}: {text}")
+        return NoCounterError(f"counting {what} by {words}: {text}")
     text = os.strerror(error.errno or 0).lower()
     if error.errno in (errno.EACCES, errno.EPERM):
         text += ": run as root, grant CAP_PERFMON, or lower kernel.perf_event_paranoid"

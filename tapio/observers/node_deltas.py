@@ -89,9 +89,7 @@ class Standstill:
         """Those that stand still, by a CPU's latest record. Asked now and then."""
         running = _RUNNING(record)
         self._ran = self._ran or [(ns, record.boot_ns) for ns in running]
-        self._ran = [
-            ran if ran[0] == ns else (ns, record.boot_ns) for ran, ns in zip(self._ran, running, strict=True)
-        ]
+        self._ran = [ran if ran[0] == ns else (ns, record.boot_ns) for ran, ns in zip(self._ran, running, strict=True)]
         return tuple(
             counter
             for counter, (_, since_ns) in zip(COUNTERS, self._ran, strict=True)

@@ -1,11 +1,11 @@
 """Which CPU is in trouble: sustained, on a busy CPU, and against what this CPU has learned.
 
 A condition holds for an interval when its value is beyond the threshold, or on the good side of it by no more than
-the hysteresis. A run is intervals without a break for all of which it holds, and which at no point of it were, together,
-on the good side of the threshold or of a CPU that was not busy: else the run begins after that point. It is an anomaly
-when it has lasted for `sustained_intervals`, by the clock and not by the number of records; the values are the run's. It
-ends when the time without the condition, on a CPU that is not busy, or of which nothing is known, outlasts the rest by
-as much.
+the hysteresis. A run is consecutive intervals for which it holds. When at some point all of them together are on the
+good side of the threshold, or of a CPU that was not busy, the run begins anew after that point. A run that has lasted
+for `sustained_intervals`, by the clock and not by the number of records, is an anomaly with the run's values. It ends
+when the time without the condition, on a CPU that is not busy, or of which nothing is known, outlasts the rest by as
+much.
 """
 
 from __future__ import annotations

@@ -228,7 +228,7 @@ def test_an_event_without_a_counter_is_no_data() -> None:
 
 @pytest.mark.parametrize("first", [True, False])
 def test_the_interval_after_one_without_a_counter_is_right(first: bool) -> None:
-    """It holds what was counted in it: nothing of the time that nobody counted, at half the time scaled to all of it."""
+    """It holds what was counted in it, scaled to all of it, and nothing of the time in which nobody counted."""
     observer, cpu = make_observer(), Cpu()
     observer.decode([cpu.record(), *busy(cpu, 0 if first else 3, stalled=0.1)])
     before = sum(cpu.cycles for cpu in observer.cpu_report().counters)
@@ -272,7 +272,7 @@ def test_counters_that_never_run_are_told_and_left_out(caplog: pytest.LogCapture
 
 
 def test_stalls_that_one_cpu_does_not_count_are_left_out_there() -> None:
-    """The event has no counter there, or (a core of another kind) does not exist; together nothing is said of stalls."""
+    """The event has no counter there, or (a core of another kind) does not exist; all together: nothing is said."""
     whole, without, absent = Cpu(0), Cpu(1), Cpu(2)
     for per_cpu in (True, False):
         observer = make_observer(online=[0, 1, 2], per_cpu=per_cpu)

@@ -88,10 +88,10 @@ def test_words(words: str, event: tuple[int, int]) -> None:
     assert msgspec.convert({"stalls": words}, NodeConfig).stalls == words
 
 
-@pytest.mark.parametrize("words", ["hardware:coffee", "software:", "raw:0xg", "raw:1a3", "raw:0x" + 17 * "1", "cycles", ""])
+@pytest.mark.parametrize("words", ["hardware:coffee", "software:", "raw:0xg", "raw:1a3", "raw:0x" + 17 * "1", "cycles"])
 def test_wrong_words(words: str) -> None:
     """Refused when the configuration is read, in words and with an example."""
-    with pytest.raises(ValueError, match=r"choose auto, a code of this CPU model as raw:0x1a3, or hardware:cpu-cycles, "):
+    with pytest.raises(ValueError, match=r"choose auto, a code of this CPU model as raw:0x1a3, or hardware:cpu-"):
         perf_events.parse(words)
     with pytest.raises(msgspec.ValidationError, match=f"^stalls: there is no event '{words}': choose auto"):
         msgspec.convert({"stalls": words}, NodeConfig)

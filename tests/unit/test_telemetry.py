@@ -8,6 +8,7 @@ import pytest
 from helpers.occurrences import make_occurrence
 from prometheus_client.parser import text_string_to_metric_families
 
+from tapio.errors import NoCounterError
 from tapio.prometheus import exposition
 from tapio.telemetry import Hook, ObserverTelemetry, Telemetry
 
@@ -54,6 +55,24 @@ def test_missing_canaries_are_blindness() -> None:
     telemetry = make_telemetry(Hook("mark_victim", attached=True))
     telemetry.observers["container"].blind = "2 canaries in a row did not come back"
     assert telemetry.trouble() == "observer container is blind: 2 canaries in a row did not come back"
+
+
+def test_why_an_observer_is_off_is_one_of_few_words_on_metrics() -> None:
+    """One series for each that is not up, none for those that are; the whole reason is in the heartbeat."""
+    attached, detached = Hook("a", attached=True), Hook("b", attached=False, reason="refused")
+    telemetries = {
+        "network": ObserverTelemetry("network", "", lambda: [attached]),
+        "container": ObserverTelemetry("container", "", lambda: [attached, detached]),
+        "storage": ObserverTelemetry("storage", "", lambda: [attached]),
+        "node": ObserverTelemetry("node", "counting CPU cycles: no", off=NoCounterError.reason),
+    }
+    telemetries["storage"].blind = "2 canaries in a row did not come back"
+    text = exposition(Telemetry(telemetries.values(), [])).decode()
+    assert sorted(line for line in text.splitlines() if line.startswith("tapio_observer_off_info{")) == [
+        'tapio_observer_off_info{observer="container",reason="detached"} 1.0',
+        'tapio_observer_off_info{observer="node",reason="no_counters"} 1.0',
+        'tapio_observer_off_info{observer="storage",reason="blind"} 1.0',
+    ]
 
 
 @pytest.mark.parametrize("hooks", [(), (Hook("mark_victim", attached=True, hits=7, lost=2, filtered=1, run_ns=3_000),)])
