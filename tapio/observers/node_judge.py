@@ -103,7 +103,7 @@ class Condition:
     def __init__(self, excess: Excess) -> None:
         self.is_on = False
         self._excess = excess
-        self._run = Window()
+        self._run: Window | None = None
         self._quiet_ns = 0
 
     def step(self, delta: Delta, limit: float, rules: Rules) -> Window | None:
@@ -112,13 +112,15 @@ class Condition:
         if self.is_on:
             self._end(delta.duration_ns, holds=holds and rules.is_busy(delta), rules=rules)
             return None
-        run = self._run
-        if holds:
-            run.add(delta)
-        if not holds or not rules.is_busy(run) or self._excess(run, limit) < 1:
-            self._run = Window()  # whatever goes on after these intervals, it did not begin with them
+        run, self._run = self._run, None
+        if not holds:
             return None
+        run = run or Window()
+        run.add(delta)
+        if not rules.is_busy(run) or self._excess(run, limit) < 1:
+            return None  # what goes on after these intervals did not begin with them
         if run.duration_ns < rules.sustained_ns:
+            self._run = run
             return None
         self.cover()
         return run
@@ -129,11 +131,11 @@ class Condition:
 
     def cover(self) -> None:
         """It began, by itself or together with something worse that was told."""
-        self.is_on, self._quiet_ns, self._run = True, 0, Window()
+        self.is_on, self._quiet_ns, self._run = True, 0, None
 
     def interrupt(self, duration_ns: int, rules: Rules) -> None:
         """Nothing is known of an interval: what was not sustained so far is forgotten, what was is not confirmed."""
-        self._run = Window()
+        self._run = None
         if self.is_on:
             self._end(duration_ns, holds=False, rules=rules)
 
