@@ -37,7 +37,7 @@ def whole_telemetry() -> Telemetry:
     observer.evicted = {"devices": 1}
     observer.has_canary, observer.canary_round_trip_s = True, 0.125
     node = ObserverTelemetry("node")
-    node.read_cpus = lambda: CpuReport(CPUS, 1)
+    node.read_cpus = lambda: CpuReport(CPUS, {"stalls": 1})
     telemetry = Telemetry([observer, node], [Sunk()])  # type: ignore[list-item]
     telemetry.occurrences["kernel.storage.io_error", "critical"] = 3
     telemetry.folded["kernel.storage.io_error"] = 5

@@ -119,15 +119,6 @@ def test_trouble_is_sustained_wherever_it_begins() -> None:
     assert anomaly.boot_ns == (24 + 50) * INTERVAL_NS
 
 
-def test_a_better_beginning_does_not_count_against_a_run_nor_is_it_part_of_it() -> None:
-    """Its values are those of the intervals from which on it was in trouble."""
-    observer, cpu = make_observer(sustained_intervals=10, memory_pressure_percent=40), Cpu()
-    observer.decode([cpu.record(), *busy(cpu, 3, stalled=0.37), *busy(cpu, 2, stalled=0.41)])
-    observer.decode(busy(cpu, 5, stalled=0.37))  # below the threshold, all of them together: begun anew
-    assert observer.decode(busy(cpu, 9, stalled=0.41)) == []
-    assert kinds(observer, busy(cpu, 1, stalled=0.41)) == ["cpu_stall"]
-
-
 def test_many_samples_of_a_short_time_are_not_sustained() -> None:
     """A timer that was late catches up: what counts is the time."""
     observer, cpu = make_observer(), Cpu()
