@@ -52,8 +52,6 @@ class NoCounterError(KernelError):
 class ObjectError(KernelError):
     """A BPF object cannot be used."""
 
-    reason = "bad_object"
-
 
 class LoaderError(KernelError):
     """The loader child ended without an answer."""
