@@ -96,7 +96,7 @@ class Episodes:
         return found
 
     def flush(self) -> list[Emitted]:
-        """Everything that is folded, at the end of the agent: a burst of stories, and one a type for those beyond it."""
+        """Everything that is folded, at the end of the agent: a burst of stories, those beyond it as one a type."""
         pending = [(key, episode) for key, episode in self._open.items() if episode.has_pending]
         for (kind, *rest), episode in pending[self.config.burst :]:
             if rest:

@@ -79,7 +79,7 @@ class AgentCollector(Collector):
         for observer, hooks in observers:
             up.add_metric([observer.name], observer.is_up(hooks))
             events.add_metric([observer.name], observer.events)
-            lost.add_metric([observer.name], sum(hook.lost for hook in hooks))
+            lost.add_metric([observer.name], observer.lost(hooks))
             unattributed.add_metric([observer.name], observer.unattributed)
             if observer.has_canary:
                 missed.add_metric([observer.name], observer.canary_missed)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import signal
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from helpers import clients
 from helpers.cgroups import ScratchCgroup
 from helpers.ports import closed_port
-from helpers.running_agent import RunningAgent, configured_agent, wait_for
+from helpers.running_agent import RunningAgent, configured_agent, running_agent, wait_for
 from helpers.schema import PROMETHEUS
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -90,6 +92,29 @@ def test_the_kernels_count_is_what_was_emitted_and_lost(tmp_path: Path, cgroup: 
             ),
             15,
         )
+
+
+def test_what_a_stop_leaves_in_the_ring_is_lost_and_counted(tmp_path: Path, cgroup: ScratchCgroup) -> None:
+    """A ring with more than can be read in the time that a stop has; here that time is none."""
+    hasty = "from tapio import agent, agent_main; agent._DRAIN_WITHIN_S = -1.0; raise SystemExit(agent_main.main())"
+    config = tmp_path / "tapio.toml"
+    config.write_text(CONFIG.replace("ring_kib = 64", "ring_kib = 8192"))
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    program = (sys.executable, "-c", hasty)
+    with running_agent(tmp_path / "data", f"--config={config}", "--observer=network", program=program) as agent:
+        agent.process.send_signal(signal.SIGSTOP)
+        with closed_port() as port:
+            cgroup.run(clients.command("connect", "127.0.0.1", port, 20_011, errno.ECONNREFUSED))
+        agent.process.send_signal(signal.SIGTERM)
+        agent.process.send_signal(signal.SIGCONT)
+        assert agent.process.wait(30) == 0
+        seen = json.loads((agent.data_dir / ".agent.json").read_text())["observers"]["network"]
+        lost = [one["data"] for one in agent.occurrences() if one["type"] == LOST]
+        assert {one["reason"] for one in lost} == {"not_read"}
+        missed = sum(one["count"] for one in lost)
+        assert missed == seen["lost"] > 5000
+        assert sum(hook["submitted"] for hook in seen["hooks"]) == seen["events"] + missed
 
 
 def test_nothing_lost_is_nothing_reported(tmp_path: Path, cgroup: ScratchCgroup) -> None:
