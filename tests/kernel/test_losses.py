@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import signal
+import socket
 import sys
 from collections import Counter
 from pathlib import Path
@@ -127,6 +128,25 @@ def test_nothing_lost_is_nothing_reported(tmp_path: Path, cgroup: ScratchCgroup)
         assert agent.stop() == 0
         lost = sum(agent_lost["data"]["count"] for agent_lost in agent.occurrences() if agent_lost["type"] == LOST)
         assert lost == 0
+
+
+def test_every_run_of_a_program_is_accounted_for(tmp_path: Path, cgroup: ScratchCgroup) -> None:
+    """Passed on, lost, filtered out or not readable: healthy connections, refused ones, and ends of processes."""
+    with configured_agent(tmp_path, CONFIG, "--observer=network", "--observer=container") as agent:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            for _ in range(23):
+                with socket.create_connection(server.getsockname()) as client, server.accept()[0] as accepted:
+                    client.sendall(b"x" * 100_000)
+                    accepted.recv(100_000, socket.MSG_WAITALL)
+        with closed_port() as port:
+            cgroup.run(clients.command("connect", "127.0.0.1", port, 101, errno.ECONNREFUSED))
+        assert agent.stop() == 0
+        seen = json.loads((agent.data_dir / ".agent.json").read_text())["observers"]
+        hooks = {hook["name"]: hook for observer in seen.values() for hook in observer["hooks"]}
+        assert hooks["tcp_probe"]["hits"] > 23
+        for hook in hooks.values():
+            told = sum(hook[name] for name in ("submitted", "filtered", "unreadable"))
+            assert told <= hook["hits"] <= told + hook["lost"], hook
 
 
 def test_a_storm_adds_no_series(tmp_path: Path, cgroup: ScratchCgroup) -> None:
