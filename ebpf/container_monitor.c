@@ -54,13 +54,12 @@ static __always_inline bool is_ignored(__u32 status, struct task_struct *task)
  */
 static __always_inline bool is_own_child(struct task_struct *task)
 {
-	struct task_struct *parent = BPF_CORE_READ(task, group_leader, real_parent);
-	__u32 parent_tgid = BPF_CORE_READ(parent, tgid);
+	struct task_struct *parent = task->group_leader->real_parent;
 	struct bpf_pidns_info inside = {};
 	struct namespace_pid of_parent;
 
 	if (!settings.own_pidns_inode)
-		return parent_tgid == settings.own_tgid;
+		return (__u32)parent->tgid == settings.own_tgid;
 	of_parent = own_namespace_pid(parent);
 	return of_parent.pid == settings.own_tgid && of_parent.level == own_namespace_pid(task).level &&
 	       bpf_get_ns_current_pid_tgid(settings.own_pidns_device, settings.own_pidns_inode, &inside,
@@ -72,7 +71,7 @@ int sched_process_exit(__u64 *ctx)
 {
 	struct hook_counters *counters = counters_of(sched_process_exit_counters);
 	struct task_struct *task = (struct task_struct *)ctx[0];
-	struct signal_struct *signal = BPF_CORE_READ(task, signal);
+	struct signal_struct *signal = task->signal;
 	struct exit_record *record;
 	struct reservation r;
 	bool is_process, is_victim, is_own, ignored;
@@ -83,19 +82,19 @@ int sched_process_exit(__u64 *ctx)
 		is_process = ctx[1] & 0xff;
 	} else {
 		/* The last two threads can both see 0 here: the decoder drops the second record. */
-		is_process = BPF_CORE_READ(signal, live.counter) == 0;
+		is_process = signal->live.counter == 0;
 	}
-	if (!is_process || BPF_CORE_READ(task, flags) & PF_KTHREAD) {
+	if (!is_process || task->flags & PF_KTHREAD) {
 		counters->filtered++;
 		return 0;
 	}
 
-	if (BPF_CORE_READ(signal, flags) & SIGNAL_GROUP_EXIT)
-		status = BPF_CORE_READ(signal, group_exit_code);
+	if (signal->flags & SIGNAL_GROUP_EXIT)
+		status = signal->group_exit_code;
 	else
-		status = BPF_CORE_READ(task, group_leader, exit_code);
+		status = task->group_leader->exit_code;
 	/* Where marks carry only a pid, this record is all that is known of an OOM kill: it must not be ignored. */
-	is_victim = BPF_CORE_READ(signal, oom_mm) != NULL;
+	is_victim = signal->oom_mm != NULL;
 	is_own = status && is_own_child(task);
 	ignored = status && is_ignored(status, task);
 	if (status == 0 || (ignored && !is_victim && !is_own)) {
@@ -110,8 +109,8 @@ int sched_process_exit(__u64 *ctx)
 	record->kind = RECORD_EXIT;
 	record->status = status;
 	record->boot_ns = bpf_ktime_get_boot_ns();
-	identify(&record->task, task);
-	record->kills = kills_counted(memcg_of(memory_css(task)));
+	identify(&record->task, task, true);
+	record->kills = kills_counted(memcg_of(memory_css(task, true)));
 	record->oom_victim = is_victim;
 	record->ignored = ignored;
 	record->own_child = is_own;
@@ -184,7 +183,7 @@ int mark_victim(__u64 *ctx)
 	record->kind = RECORD_OOM;
 	record->boot_ns = bpf_ktime_get_boot_ns();
 	record->status = BPF_CORE_READ(victim, signal, group_exit_code);
-	identify(&record->victim, victim);
+	identify(&record->victim, victim, false);
 	record->tid = BPF_CORE_READ(victim, pid);
 	record->rss_pages = resident_pages(BPF_CORE_READ(victim, mm));
 	record->oom_score_adj = BPF_CORE_READ(victim, signal, oom_score_adj);

@@ -84,29 +84,24 @@ int inet_sock_set_state(__u64 *ctx)
 {
 	struct hook_counters *counters = counters_of(inet_sock_set_state_counters);
 	struct sock *sk = (struct sock *)ctx[0];
-	int old_state = ctx[1], new_state = ctx[2], error;
+	int old_state = ctx[1], new_state = ctx[2];
+	bool is_tcp = sk && sk->sk_protocol == IPPROTO_TCP;
 
 	counters->hits++;
-	if (!sk || sk->sk_protocol != IPPROTO_TCP)
+	if (is_tcp && new_state == TCP_CLOSE && has_failed(sk, old_state, sk->sk_err)) {
+		report_failure(sk, old_state, sk->sk_err, counters);
+		forget_owner(sk, counters);
 		return 0;
-	if (new_state == TCP_SYN_SENT) {
+	}
+	counters->filtered++;
+	if (!is_tcp)
+		return 0;
+	if (new_state == TCP_SYN_SENT)
 		remember_owner(sk, counters);
-		return 0;
-	}
-	if (new_state == TCP_LISTEN) {
+	else if (new_state == TCP_LISTEN)
 		remember_own_listener(sk);
-		return 0;
-	}
-	if (old_state == TCP_SYN_RECV)
-		forget_owner(sk, counters); /* should a CLOSE have been missed: pointers are reused */
-	if (new_state != TCP_CLOSE)
-		return 0;
-	error = sk->sk_err;
-	if (has_failed(sk, old_state, error))
-		report_failure(sk, old_state, error, counters);
-	else
-		counters->filtered++;
-	forget_owner(sk, counters);
+	else if (new_state == TCP_CLOSE || old_state == TCP_SYN_RECV)
+		forget_owner(sk, counters); /* from SYN_RECV: should a CLOSE have been missed, as pointers are reused */
 	return 0;
 }
 
@@ -142,8 +137,10 @@ int tcp_receive_reset(__u64 *ctx)
 	__u8 state;
 
 	counters->hits++;
-	if (!sk)
+	if (!sk) {
+		counters->filtered++;
 		return 0;
+	}
 	state = sk->__sk_common.skc_state;
 	if (!has_cut_off(sk, state) || is_silent_stranger(sk, counters)) {
 		counters->filtered++;
@@ -173,8 +170,10 @@ int tcp_retransmit_skb(__u64 *ctx)
 	__u8 state;
 
 	counters->hits++;
-	if (!sk || !skb)
+	if (!sk || !skb) {
+		counters->filtered++;
 		return 0;
+	}
 	state = sk->__sk_common.skc_state;
 	if ((retransmit_passes_error && (int)ctx[2]) || state == TCP_SYN_SENT || state == TCP_SYN_RECV) {
 		counters->filtered++;
@@ -210,13 +209,13 @@ int tcp_probe(__u64 *ctx)
 
 	counters->hits++;
 	if (!sk)
-		return 0;
+		goto filtered;
 	index = sk->__sk_common.skc_hash & ((1 << SAMPLE_BITS) - 1);
 	slot = bpf_map_lookup_elem(&samples, &index);
 	if (!slot || is_later(slot->due_jiffies, jiffies) || !settings.samples_per_s)
-		return 0;
+		goto filtered;
 	if (!ctx[1] || !should_sample(slot, sk, (struct sk_buff *)ctx[1], jiffies, &age, &ack_delayed, counters))
-		return 0;
+		goto filtered;
 	r = reserve(sizeof(*record), counters, ORDINARY);
 	record = r.record;
 	if (!record)
@@ -228,6 +227,9 @@ int tcp_probe(__u64 *ctx)
 	record->rtt_us = BPF_CORE_READ(tcp, rack.rtt_us);
 	record->ack_delayed = ack_delayed;
 	submit(r, counters);
+	return 0;
+filtered:
+	counters->filtered++;
 	return 0;
 }
 

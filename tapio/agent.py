@@ -324,6 +324,8 @@ class Agent:
         while self._drain(sinks, telemetry) and time.monotonic() < drained:
             pass
         for source in self._sources:
+            source.give_up_ring()
+        for source in self._sources:
             self._admit(source.observer.due(None) + source.losses.due(boot_ns(), last=True), source, sinks, telemetry)
         self._emit(self._episodes.flush(), sinks, telemetry)
         if self._enrichment is not None:

@@ -3,6 +3,9 @@
 The first anomalies of a key leave one by one, as they happen. Further ones are folded: every interval one stands
 for those since the last, with their number. After a silence the episode closes, and says so if it folded any.
 Nothing is dropped: over any time the sum of all counts is the number of anomalies that came in.
+
+What may leave the node is limited (`rate_per_s`, `burst`). A flood of one type must silence neither the stories that
+fold it nor the other types. So the last of what is left is kept for stories, and each type has a share of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from tapio.anomalies import OOM_KILL, SEVERITIES, Anomaly
+from tapio.anomalies import CATALOGUE, OOM_KILL, SEVERITIES, Anomaly
 from tapio.config import EpisodesConfig
 
 _S = 1_000_000_000
@@ -48,6 +51,7 @@ class Episodes:
         self._new_id = new_id
         self._open: dict[tuple[Any, ...], _Episode] = {}
         self._tokens = float(config.burst)
+        self._shares = dict.fromkeys(CATALOGUE, config.burst / len(CATALOGUE))  # of the tokens, by type
         self._refilled_ns = self._scanned_ns = 0
 
     def __len__(self) -> int:
@@ -83,9 +87,8 @@ class Episodes:
                 continue
             if not silent and not episode.is_due(now_ns, self.config.interval_s * _S):
                 continue
-            if self._tokens < 1:
-                break
-            self._tokens -= 1
+            if not self._may_leave(key[0], folded=True):
+                continue
             found.append(episode.take("closed" if silent else "ongoing"))
             del self._open[key]
             if not silent:
@@ -93,7 +96,11 @@ class Episodes:
         return found
 
     def flush(self) -> list[Emitted]:
-        """Everything that is folded, at the end of the agent."""
+        """Everything that is folded, at the end of the agent: a burst of stories, those beyond it as one a type."""
+        pending = [(key, episode) for key, episode in self._open.items() if episode.has_pending]
+        for (kind, *rest), episode in pending[self.config.burst :]:
+            if rest:
+                self._episode((kind,)).absorb(episode)
         found = [episode.take("closed") for episode in self._open.values() if episode.has_pending]
         self._open.clear()
         return found
@@ -108,28 +115,42 @@ class Episodes:
             return self._episode(overflow), False
         if episode is not None and episode.passed >= self.config.individual:
             return episode, False
-        if self._tokens < 1:
+        if not self._may_leave(anomaly.type.name, folded=False):
             self.overflowed["rate"] += anomaly.count
             return episode or self._episode(overflow), False
-        self._tokens -= 1
         return self._episode(key), True
+
+    def _may_leave(self, kind: str, *, folded: bool) -> bool:
+        """Take a token for an occurrence of this type, if there is one for it."""
+        needed = 1.0
+        if self._shares[kind] < 1:
+            reserve = min(self.config.rate_per_s, (self.config.burst - 1) / 10)
+            needed += reserve if folded else 2 * reserve
+        if self._tokens < needed:
+            return False
+        self._tokens -= 1
+        self._shares[kind] = max(0.0, self._shares[kind] - 1)
+        return True
 
     def _episode(self, key: tuple[Any, ...]) -> _Episode:
         episode = self._open.get(key)
         if episode is None:
-            episode = self._open[key] = _Episode(self._new_id())
+            episode = self._open[key] = _Episode(self._new_id(), is_mixed=len(key) == 1)
         return episode
 
     def _refill(self, now_ns: int) -> None:
-        earned = max(0, now_ns - self._refilled_ns) / _S * self.config.rate_per_s
-        self._tokens = min(float(self.config.burst), self._tokens + earned)
+        earned, burst = max(0, now_ns - self._refilled_ns) / _S * self.config.rate_per_s, float(self.config.burst)
+        self._tokens = min(burst, self._tokens + earned)
+        for kind, share in self._shares.items():
+            self._shares[kind] = min(burst, share * len(CATALOGUE) + earned) / len(CATALOGUE)
         self._refilled_ns = now_ns
 
 
 class _Episode:
-    """The anomalies of one key since the first."""
+    """The anomalies of one key since the first; `is_mixed`: of all keys of a type that had to do without their own."""
 
-    def __init__(self, identity: str) -> None:
+    def __init__(self, identity: str, *, is_mixed: bool) -> None:
+        self._is_mixed = is_mixed
         self.passed = 0
         self.has_folded = False
         self.first_ns = self.last_ns = 0
@@ -165,6 +186,18 @@ class _Episode:
             self._folded = _merge(self._folded, anomaly)
         self._pending += anomaly.count
 
+    def absorb(self, other: _Episode) -> None:
+        """Take over what another one has folded."""
+        assert other._folded is not None  # noqa: S101  # the caller asked has_pending
+        folded = self._folded if self._pending else None
+        self._folded = _merge(folded, other._folded) if folded is not None else other._folded
+        self.has_folded = True
+        self._pending += other._pending
+        self._total += other._pending
+        self.first_ns = min(self.first_ns or other.first_ns, other.first_ns)
+        self.last_ns = max(self.last_ns, other.last_ns)
+        other._pending = 0
+
     def take(self, state: State) -> Emitted:
         """One anomaly for all that are folded; for none it only says that the episode is over."""
         assert self._folded is not None  # noqa: S101  # the caller asked has_folded
@@ -172,7 +205,7 @@ class _Episode:
         anomaly = self._folded
         if count != 1:
             what = f"{count} more" if count else f"over after {self._total}"
-            message = f"{anomaly.message} ({what})"
+            message = f"{what}, among them: {anomaly.message}" if self._is_mixed else f"{anomaly.message} ({what})"
             anomaly = msgspec.structs.replace(anomaly, message=message, boot_ns=self.last_ns)
         return self._emit(anomaly, count, state)
 

@@ -97,7 +97,7 @@ class HeartbeatWriter:
             events=observer.events,
             events_per_s=round((observer.events - events) / (now - then), 1) if now > then else 0.0,
             anomalies=dict(observer.anomalies),
-            lost=sum(hook.lost for hook in hooks),
+            lost=observer.lost(hooks),
             unattributed=observer.unattributed,
             suppressed=dict(observer.suppressed),
         )

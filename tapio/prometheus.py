@@ -85,7 +85,7 @@ class AgentCollector(Collector):
             if why_off:
                 off.add_metric([observer.name, why_off], 1)
             events.add_metric([observer.name], observer.events)
-            lost.add_metric([observer.name], sum(hook.lost for hook in hooks))
+            lost.add_metric([observer.name], observer.lost(hooks))
             unattributed.add_metric([observer.name], observer.unattributed)
             if observer.has_canary:
                 missed.add_metric([observer.name], observer.canary_missed)

@@ -22,6 +22,8 @@ from tapio.telemetry import DiskIo, Hook, ObserverTelemetry
 # CPU limits of containers are enforced every 100 ms, and always the same moment of it would be no sample.
 _DEPHASED = 0.97
 
+_MANY = 1 << 14  # records
+
 CGROUP = "cgroup"  # what enrichment is told by the kernel; no observer that can be chosen
 
 
@@ -117,7 +119,13 @@ class Source:
         return {
             "ring_full": sum(counts["lost"] for counts in counters.values()),
             "program_busy": sum(program.info().missed for program in self._programs.values()),
+            "not_read": self.telemetry.unread,
         }
+
+    def give_up_ring(self) -> None:
+        """What is in the ring is lost, and counted: the agent has no time left to look at it."""
+        while records := self.ring.read(_MANY):
+            self.telemetry.unread += len(records)
 
     def disks(self) -> list[DiskIo]:
         """What each disk did, without those that the settings ignore."""

@@ -73,6 +73,7 @@ class ObserverTelemetry:
         self.events = 0
         self.anomalies: Counter[str] = Counter()
         self.unattributed = 0
+        self.unread = 0  # records that a stop left in the ring
         self.suppressed: dict[str, int] = {}
         self.evicted: dict[str, int] = {}
         self.has_canary = False
@@ -85,6 +86,10 @@ class ObserverTelemetry:
     def reason(self) -> str:
         """Why the observer is off, or what does not work although it is on; '' if all is well."""
         return self._reason or self.blind or self.read_reason() or self.canary_note
+
+    def lost(self, hooks: Sequence[Hook]) -> int:
+        """Events that nobody has seen."""
+        return sum(hook.lost for hook in hooks) + self.unread
 
     def is_up(self, hooks: Sequence[Hook]) -> bool:
         """Whether every hook of the observer is attached, and its canaries come back."""

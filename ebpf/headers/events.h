@@ -29,7 +29,7 @@ enum record_kind {
 
 /*
  * Per hook and CPU, in .bss as `<hook>_counters`. One program owns a hook's row on a CPU: no atomics needed.
- * hits = submitted + lost + filtered + unreadable.
+ * hits = submitted + lost + filtered + unreadable, but for cpu_sample, which submits also what it could read in part.
  */
 struct hook_counters {
 	__u64 hits;	   /* times the program ran */
@@ -38,7 +38,7 @@ struct hook_counters {
 	__u64 filtered;	   /* not an anomaly, or ignored by the settings */
 	__u64 unreadable;  /* the kernel did not show what a record needs */
 	__u64 overwritten; /* what was remembered for a later event gave way to something newer */
-	__u64 limited;	   /* not passed on, to keep within a rate */
+	__u64 limited;	   /* of the filtered: to keep within a rate */
 	__u64 woken;   /* 1: the backlog was above the quarter that wakes the agent, and this row's program woke it */
 	__u64 scratch; /* of the program that owns the row */
 };

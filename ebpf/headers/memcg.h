@@ -55,9 +55,9 @@ static __always_inline __s64 kills_counted(struct mem_cgroup *memcg)
  */
 static __always_inline __s64 kills_at_mark(struct task_struct *victim)
 {
-	struct mem_cgroup *memcg = memcg_of(memory_css(victim));
+	struct mem_cgroup *memcg = memcg_of(memory_css(victim, false));
 
-	if (memcg != memcg_of(memory_css(BPF_CORE_READ(victim, mm, owner))))
+	if (memcg != memcg_of(memory_css(BPF_CORE_READ(victim, mm, owner), false)))
 		return -1;
 	return kills_counted(memcg);
 }
@@ -111,7 +111,7 @@ static __always_inline void tell_limit(struct oom_record *record, struct mem_cgr
 
 static __always_inline void tell_decided_limit(struct oom_record *record, struct task_struct *victim)
 {
-	struct cgroup_subsys_state *css = memory_css(victim);
+	struct cgroup_subsys_state *css = memory_css(victim, false);
 
 	if (!oom_decision.memcg) {
 		record->limit_evidence = LIMIT_NONE;
@@ -138,7 +138,7 @@ static __always_inline void find_limit(struct oom_record *record, struct task_st
 		tell_decided_limit(record, victim);
 		return;
 	}
-	css = common_ancestor(memory_css(victim), memory_css(trigger), &level);
+	css = common_ancestor(memory_css(victim, false), memory_css(trigger, false), &level);
 	if (!css)
 		return;
 	for (int i = 0; i < MAX_MEMCG_DEPTH && css; i++, level++) {
@@ -166,7 +166,7 @@ static __always_inline void find_limit(struct oom_record *record, struct task_st
 /* The highest memcg with memory.oom.group between the victim and the limit that was hit: it dies as a whole. */
 static __always_inline __u64 dying_group(struct oom_record *record, struct task_struct *victim)
 {
-	struct cgroup_subsys_state *css = memory_css(victim);
+	struct cgroup_subsys_state *css = memory_css(victim, false);
 	struct mem_cgroup *group = NULL;
 
 	if (record->victim.memory_hierarchy != 0) /* cgroup v1 has no group kill */

@@ -108,7 +108,7 @@ static __always_inline void remember_cgroup_slowly(struct owner *owner, __u64 so
 		owner->cgroup_id = BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id);
 	if (owner->cgroup_id > ROOT_CGROUP_ID)
 		return;
-	memory = BPF_CORE_READ(memory_css(task), cgroup);
+	memory = BPF_CORE_READ(memory_css(task, false), cgroup);
 	owner->hierarchy = BPF_CORE_READ(memory, root, hierarchy_id);
 	owner->cgroup_id = owner->hierarchy ? BPF_CORE_READ(memory, kn, id) : 0;
 }

@@ -74,6 +74,19 @@ def make_twin_key(layout: Layout, differing: Iterable[str]) -> Callable[[bytes],
     return operator.itemgetter(*slices, slice(position, None))
 
 
+def make_row(layout: Layout, fields: Iterable[Field]) -> struct.Struct:
+    """Reads these fields, which come by their offsets, in one go. ObjectError when two overlap or one is outside."""
+    format_string, position = "=", 0
+    for field in fields:
+        if field.offset < position:
+            raise ObjectError(f"reading {layout.name}: {field.name} overlaps another field")
+        format_string += f"{field.offset - position}x" + field_format(field)
+        position = field.offset + field.size * field.count
+    if position > layout.size:
+        raise ObjectError(f"reading {layout.name}: its fields take {position} bytes, the record {layout.size}")
+    return struct.Struct(format_string)
+
+
 def make_decoder(layout: Layout, needs: Iterable[str]) -> Callable[[bytes], Any]:
     """A function from the bytes of one record to a named tuple of its fields.
 
@@ -81,17 +94,11 @@ def make_decoder(layout: Layout, needs: Iterable[str]) -> Callable[[bytes], Any]
     raises ObjectError now and not when the first record comes. Other fields are skipped.
     """
     fields = sorted((layout.field(name) for name in set(needs)), key=lambda field: field.offset)
-    format_string, position = "=", 0
     for field in fields:
         if field.kind != "c" and field.count != 1:
             raise ObjectError(f"reading {layout.name}: {field.name} is an array of {field.count}, expected one value")
-        if field.offset < position:
-            raise ObjectError(f"reading {layout.name}: {field.name} overlaps another field")
-        format_string += f"{field.offset - position}x" + field_format(field)
-        position = field.offset + field.size * field.count
-    if position > layout.size:
-        raise ObjectError(f"reading {layout.name}: its fields take {position} bytes, the record {layout.size}")
-    unpack_from = struct.Struct(format_string).unpack_from
+    row = make_row(layout, fields)
+    unpack_from, position = row.unpack_from, row.size
     make = cast(Any, collections.namedtuple(layout.name, [field.name for field in fields]))._make
 
     def decode(record: bytes) -> Any:

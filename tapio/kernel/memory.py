@@ -11,7 +11,7 @@ from typing import Any
 
 from tapio.errors import KernelError, ObjectError
 from tapio.kernel.attach import Attachment
-from tapio.kernel.layout import Layout, Variable, field_format
+from tapio.kernel.layout import Layout, Variable, field_format, make_row
 
 _NR_MEMBARRIER = {"aarch64": 283, "x86_64": 324}
 # SYNC_CORE, because plain PRIVATE_EXPEDITED does nothing in a process of one thread.
@@ -56,13 +56,11 @@ class Section:
     def sums(self, name: str, rows: int) -> dict[str, int]:
         """Each field of the first `rows` elements of the array `name`, added up."""
         variable, layout = self._variable(name)
-        fields = [field for field in layout.fields if field.count == 1]
-        totals = dict.fromkeys((field.name for field in fields), 0)
-        for row in range(min(rows, variable.size // layout.size)):
-            base = variable.offset + row * layout.size
-            for field in fields:
-                totals[field.name] += struct.unpack_from("=" + field_format(field), self._map, base + field.offset)[0]
-        return totals
+        fields = sorted((field for field in layout.fields if field.count == 1), key=lambda field: field.offset)
+        unpack_from = make_row(layout, fields).unpack_from
+        bases = range(variable.offset, variable.offset + min(rows * layout.size, variable.size), layout.size)
+        columns = zip(*(unpack_from(self._map, base) for base in bases), strict=True)
+        return {field.name: sum(column) for field, column in zip(fields, columns, strict=True)}
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """Each element of the array `name` as a dict of its fields; arrays are tuples, characters bytes."""

@@ -15,6 +15,7 @@ import pytest
 from helpers.cgroups import ScratchCgroup
 from helpers.frozen import frozen_thread
 from helpers.kernel_state import loaded_programs
+from helpers.loops import MIB, ext4, loop, run
 from helpers.running_agent import AGENT, RunningAgent, running_agent, wait_for
 
 from tapio.config import CHECKOUT_EBPF_DIR
@@ -218,6 +219,23 @@ def test_no_heartbeat_is_not_ready(tmp_path: Path) -> None:
             assert json.loads((agent.data_dir / ".agent.json").read_text())["trouble"] == ""
     finally:
         subprocess.run(["umount", "-l", mount], check=True)
+
+
+def test_a_disk_that_became_read_only_is_not_ready(tmp_path: Path, cgroup: ScratchCgroup) -> None:
+    """As ext4 does after an error. An administrator's `remount,ro` is refused: the agent holds its lock open."""
+    with loop(tmp_path / "image", 16 * MIB) as device, ext4(device, tmp_path / "disk") as mount:
+        run("mount", "-o", "remount,errors=remount-ro", mount)
+        with running_agent(mount / "data", "--observer=container", output_dir=tmp_path) as agent:
+            refused = subprocess.run(["mount", "-o", "remount,ro", mount], capture_output=True, text=True, check=False)
+            assert "busy" in refused.stderr
+            (Path("/sys/fs/ext4") / device.name / "trigger_fs_error").write_text("a test of tapio")
+            wait_for(lambda: agent.get("/readyz")[0] == 503, 30, lambda: str(agent.get("/readyz")))
+            assert "writing the heartbeat: read-only file system" in agent.get("/readyz")[1].lower()
+            cgroup.run(["/bin/sh", "-c", "exit 23"])
+            wait_for(lambda: [one["data"]["exit_code"] for one in agent.of_cgroup(cgroup.id)] == [23], 15)
+            wait_for(lambda: agent.metric('tapio_sink_occurrences_total{result="rejected",sink="file"}') >= 1, 15)
+            assert agent.get("/healthz")[0] == 200
+            assert agent.stop() == 0
 
 
 def test_a_stuck_loop_is_not_ready(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import signal
+import socket
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 from helpers import clients
 from helpers.cgroups import ScratchCgroup
 from helpers.ports import closed_port
-from helpers.running_agent import RunningAgent, configured_agent, wait_for
+from helpers.running_agent import RunningAgent, configured_agent, running_agent, wait_for
 from helpers.schema import PROMETHEUS
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -92,6 +95,29 @@ def test_the_kernels_count_is_what_was_emitted_and_lost(tmp_path: Path, cgroup: 
         )
 
 
+def test_what_a_stop_leaves_in_the_ring_is_lost_and_counted(tmp_path: Path, cgroup: ScratchCgroup) -> None:
+    """A ring with more than can be read in the time that a stop has; here that time is none."""
+    hasty = "from tapio import agent, agent_main; agent._DRAIN_WITHIN_S = -1.0; raise SystemExit(agent_main.main())"
+    config = tmp_path / "tapio.toml"
+    config.write_text(CONFIG.replace("ring_kib = 64", "ring_kib = 8192"))
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    program = (sys.executable, "-c", hasty)
+    with running_agent(tmp_path / "data", f"--config={config}", "--observer=network", program=program) as agent:
+        agent.process.send_signal(signal.SIGSTOP)
+        with closed_port() as port:
+            cgroup.run(clients.command("connect", "127.0.0.1", port, 20_011, errno.ECONNREFUSED))
+        agent.process.send_signal(signal.SIGTERM)
+        agent.process.send_signal(signal.SIGCONT)
+        assert agent.process.wait(30) == 0
+        seen = json.loads((agent.data_dir / ".agent.json").read_text())["observers"]["network"]
+        lost = [one["data"] for one in agent.occurrences() if one["type"] == LOST]
+        assert {one["reason"] for one in lost} == {"not_read"}
+        missed = sum(one["count"] for one in lost)
+        assert missed == seen["lost"] > 5000
+        assert sum(hook["submitted"] for hook in seen["hooks"]) == seen["events"] + missed
+
+
 def test_nothing_lost_is_nothing_reported(tmp_path: Path, cgroup: ScratchCgroup) -> None:
     """Filtered events are not lost: a thousand healthy exits and a storm that fits."""
     with configured_agent(tmp_path, CONFIG) as agent:
@@ -102,6 +128,25 @@ def test_nothing_lost_is_nothing_reported(tmp_path: Path, cgroup: ScratchCgroup)
         assert agent.stop() == 0
         lost = sum(agent_lost["data"]["count"] for agent_lost in agent.occurrences() if agent_lost["type"] == LOST)
         assert lost == 0
+
+
+def test_every_run_of_a_program_is_accounted_for(tmp_path: Path, cgroup: ScratchCgroup) -> None:
+    """Passed on, lost, filtered out or not readable: healthy connections, refused ones, and ends of processes."""
+    with configured_agent(tmp_path, CONFIG, "--observer=network", "--observer=container") as agent:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            for _ in range(23):
+                with socket.create_connection(server.getsockname()) as client, server.accept()[0] as accepted:
+                    client.sendall(b"x" * 100_000)
+                    accepted.recv(100_000, socket.MSG_WAITALL)
+        with closed_port() as port:
+            cgroup.run(clients.command("connect", "127.0.0.1", port, 101, errno.ECONNREFUSED))
+        assert agent.stop() == 0
+        seen = json.loads((agent.data_dir / ".agent.json").read_text())["observers"]
+        hooks = {hook["name"]: hook for observer in seen.values() for hook in observer["hooks"]}
+        assert hooks["tcp_probe"]["hits"] > 23
+        for hook in hooks.values():
+            told = sum(hook[name] for name in ("submitted", "filtered", "unreadable"))
+            assert told <= hook["hits"] <= told + hook["lost"], hook
 
 
 def test_a_storm_adds_no_series(tmp_path: Path, cgroup: ScratchCgroup) -> None:

@@ -99,12 +99,12 @@ def test_oom_kills_are_never_folded_nor_limited() -> None:
 
 def test_beyond_the_rate_anomalies_are_folded_by_type() -> None:
     """A flood of ever new keys: the burst leaves, the rest is one story a type, and nothing is missing."""
-    episodes = make_episodes(burst=50, rate_per_s=20)
+    episodes = make_episodes(burst=51, rate_per_s=20)
     emitted = episodes.admit([anomaly(1, key) for key in range(1000)], 1)
-    assert len(emitted) == 50
-    assert episodes.overflowed == {"rate": 950, "keys": 0}
-    assert summary(episodes.due(11 * S)) == [(950, 950, "ongoing")]
-    assert len(episodes) <= 51
+    assert len(emitted) == 41  # a fifth of the burst is kept for stories and for other types
+    assert episodes.overflowed == {"rate": 959, "keys": 0}
+    assert summary(episodes.due(11 * S)) == [(959, 959, "ongoing")]
+    assert len(episodes) <= 42
 
 
 def test_beyond_the_keys_anomalies_are_folded_by_type() -> None:
@@ -125,6 +125,59 @@ def test_scarce_tokens_are_shared_by_all_keys() -> None:
         served.update(item.episode_id for item in episodes.due(second * S))
     assert len(served) == 600
     assert max(served.values()) - min(served.values()) <= 1
+
+
+def test_a_flood_of_new_keys_starves_no_story() -> None:
+    """200 new keys a second for two minutes: a story of the others leaves every ten seconds, not after the flood."""
+    episodes, keys = make_episodes(), itertools.count()
+    stories, alone = [], 0
+    for tick in range(120 * 20):
+        now = tick * S // 20 + 1
+        alone += len(episodes.admit([anomaly(now, next(keys)) for _ in range(10)], now))
+        stories += [(now, item.count) for item in episodes.due(now)]
+    gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(stories)]
+    assert len(stories) >= 9
+    assert max(gaps) <= 11 * S
+    assert sum(count for _, count in stories) > 120 * 200 - alone - 11 * 200
+    assert alone + len(stories) <= 500 + 20 * 120
+
+
+def test_a_flood_of_one_type_does_not_silence_another() -> None:
+    """Neither its new keys nor its thousands of stories that are due."""
+    episodes, keys = make_episodes(individual=1), itertools.count()
+    for tick in range(60 * 20):
+        now = tick * S // 20 + 1
+        found = [anomaly(now, next(keys) % 4000) for _ in range(400)]
+        found += [anomaly(now, tick, LATENCY)] if tick % 20 == 7 else []
+        emitted = episodes.admit(found, now)
+        assert [item.count for item in emitted if item.anomaly.type is LATENCY] == [1] * (tick % 20 == 7)
+        episodes.due(now)
+
+
+def test_a_stop_emits_a_burst_of_stories_and_the_rest_by_type() -> None:
+    """4,000 stories cannot be written in the time that a stop may take; no anomaly is missing."""
+    episodes = make_episodes(individual=1, rate_per_s=10_000, burst=10_000)
+    for _ in range(3):
+        episodes.admit([anomaly(1, key, kind) for key in range(2000) for kind in (ABNORMAL_EXIT, LATENCY)], 1)
+    episodes.config = EpisodesConfig(burst=100)
+    found = episodes.flush()
+    assert len(found) == 100 + 2
+    counts: Counter[str] = Counter()
+    for item in found:
+        counts[item.anomaly.type.name] += item.count
+        assert item.total >= item.count
+    assert counts == {ABNORMAL_EXIT.name: 4000, LATENCY.name: 4000}
+    assert len(episodes) == 0
+
+
+def test_what_is_folded_by_type_does_not_speak_of_one_alone() -> None:
+    """'Refused by A (950 more)' would say that A refused 950 more."""
+    episodes = make_episodes(burst=1, rate_per_s=0.1, interval_s=1)
+    episodes.admit([msgspec.structs.replace(anomaly(1, key), message=f"refused by {key}") for key in "abcd"], 1)
+    (story,) = episodes.due(30 * S - 1)
+    assert story.anomaly.message == "3 more, among them: refused by b"
+    (end,) = episodes.due(60 * S)
+    assert end.anomaly.message == "over after 3, among them: refused by b"
 
 
 _STEPS = st.lists(
