@@ -14,7 +14,8 @@ import jsonschema
 import pytest
 import yaml
 from helpers.collector import collector_binary
-from helpers.helm import CHART, ROOT, Document, agent_toml, check_schema, container, helm, of_kind, render, template
+from helpers.helm import CHART, Document, agent_toml, check_schema, container, helm, of_kind, render, template
+from helpers.programs import ROOT
 
 import tapio
 from tapio import config as configuration
