@@ -10,6 +10,7 @@ from generator.frame import CLUSTER, ONE_NODE, finish, frame, row
 from generator.panels import lines, number, ranking, rows, states
 from generator.queries import (
     IS_NETWORK,
+    IS_NODE,
     IS_STORAGE,
     OF_THE_KERNEL,
     Occurrences,
@@ -22,7 +23,7 @@ from generator.queries import (
     total,
 )
 
-OCCURRENCES = Occurrences(filters=('host_name=~"$node"',))
+OCCURRENCES = Occurrences(filters=(IS_NODE,))
 _CPU = "cpu, cpu_logical_number"  # /metrics says cpu, OTLP cpu.logical_number: one of the two is absent
 _CPU_LEGEND = "CPU {{cpu}}{{cpu_logical_number}}"
 _NO_PMU = " Empty without performance counters, as in most virtual machines."

@@ -174,7 +174,7 @@ def rows(
     for name, unit in (units or {}).items():
         # What came out of a record is text.
         panel.override_by_name(columns[name], [model.DynamicConfigValue("unit", unit)])
-    for name, link in links.OF_COLUMNS.items():
+    for name, ways in links.OF_COLUMNS.items():
         if name in columns:
-            panel.override_by_name(columns[name], [model.DynamicConfigValue("links", [link])])
+            panel.override_by_name(columns[name], [model.DynamicConfigValue("links", ways)])
     return panel  # type: ignore[no-any-return]

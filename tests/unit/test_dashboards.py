@@ -109,8 +109,11 @@ def test_every_dashboard_is_whole(name: str) -> None:
             assert variable["description"]
             assert variable["includeAll"] is not (name == "tapio-node" and variable["name"] == "node")
             assert not variable["includeAll"] or variable["allValue"] == ".*"
-    used = set(re.findall(r"\$(cluster|node|namespace|workload|pod)\b", str(board["panels"])))
+    used = set(re.findall(rf"\$\{{?({'|'.join(boards.VARIABLES)})\b", str(board["panels"])))
     assert used <= set(variables)
+    for variable in variables.values():
+        # Grafana gives up a chosen value that is not in the list any more, each time it asks for the list.
+        assert variable["type"] != "query" or variable["refresh"] == 1, "on load only"
     for source in board["annotations"]["list"]:
         assert source["datasource"]["uid"] == "${loki}"
 
@@ -131,6 +134,17 @@ def test_rates_suit_the_resolution_and_counters_are_summed_after_them(query: Ask
         assert query.instant, "over the whole range it is one value"
 
 
+@pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.name)
+def test_no_panel_grows_beyond_reading(query: Asked) -> None:
+    """Of nodes, peers, processes, namespaces and pods the ten highest; in Loki also beside its limit of 500 series."""
+    grouped = set(re.findall(r"\b(\w+)\b", " ".join(re.findall(r"\bby \(([^)]*)\)", query.expression))))
+    unbounded = {"host_name", "network_peer_address", "process_executable_name", "k8s_namespace_name", "workload"}
+    counts = query.expression.startswith(("count(", "sum(("))
+    if grouped & unbounded and not counts:
+        assert re.match(r"(sort_desc\()?(topk|bottomk)\(10, ", query.expression), query.expression
+    assert not re.search(r"max( by \([^)]*\))? \(max_over_time", query.expression), "a series of each record"
+
+
 @pytest.mark.parametrize(("kind", "expression"), EXPRESSIONS)
 def test_every_name_is_in_the_schema(kind: str, expression: str) -> None:
     if kind == "prometheus":
@@ -142,6 +156,9 @@ def test_every_name_is_in_the_schema(kind: str, expression: str) -> None:
             assert set(codes.split("|")) <= {name.rsplit(".", 1)[1].upper() for name in schema.EVENTS}
         fields = re.findall(r'="data\.(\w+)"', expression)
         assert set(fields) <= schema.DATA
+        for stream in re.findall(r"\{(service_name[^}]*)\}", expression):
+            pod = re.findall(r"k8s_pod_name\s*(=~|!~|!=|=)\s*\"([^\"]*)\"", stream)
+            assert all(how == "=~" and value.endswith("|") for how, value in pod), "no index label in every Loki"
     assert labels_in(expression) <= LABELS | MADE, labels_in(expression) - LABELS - MADE
 
 
@@ -168,6 +185,27 @@ def test_every_alert_is_whole_and_in_the_runbook(kind: str, rule: dict[str, Any]
 def test_the_runbook_has_no_section_of_an_alert_that_is_gone() -> None:
     sections = set(re.findall(r"^#### (\w+)$", (boards.FOLDER / "README.md").read_text(), re.MULTILINE))
     assert sections == {rule["alert"] for _, rule in ALERTS}
+
+
+def test_one_fault_is_one_notification() -> None:
+    """Alerts of both rulers about the same type of occurrence: the one that knows more silences the other."""
+    by_name = {rule["alert"]: rule["expr"] for _, rule in ALERTS}
+    document = yaml.safe_load((boards.FOLDER / "alerts" / "inhibit.yaml").read_text())
+    inhibited = set()
+    for rule in document["inhibit_rules"]:
+        names = [re.fullmatch(r'alertname="(\w+)"', *rule[f"{end}_matchers"]) for end in ("source", "target")]
+        source, target = (found[1] for found in names if found)
+        inhibited.add((source, target))
+        for label in rule["equal"]:
+            assert all(label in re.findall(r"\w+", by_name[name].split("(")[1]) for name in (source, target)), label
+    both = set()
+    for source in rules("loki.yaml"):
+        for target in rules("prometheus.yaml"):
+            kinds = {f'"kernel.{kind}"' for kind in ("container.oom_kill", "storage.io_error")
+                     if f'"{kind.split(".")[1].upper()}"' in source["expr"]}  # fmt: skip
+            if any(kind in target["expr"] for kind in kinds):
+                both.add((source["alert"], target["alert"]))
+    assert inhibited == both
 
 
 def test_every_prometheus_alert_is_tried_firing_and_not_firing() -> None:
