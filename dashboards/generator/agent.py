@@ -15,6 +15,7 @@ from generator.queries import (
     most,
     nodes_silent,
     observers_off,
+    observing,
     prometheus,
     rate,
     series,
@@ -93,9 +94,9 @@ def build() -> model.Dashboard:
         ),
         states(
             "Observers",
-            "Whether all hooks of an observer are attached, on all nodes. The observer `node` is off where "
-            "there are no performance counters.",
-            prometheus(f"min by (observer) ({series('tapio_observer_up')})", "{{observer}}"),
+            "Whether all hooks of an observer are attached, on all nodes. The observer `node` is grey where it is off "
+            "on one: as most virtual machines, it has no performance counters.",
+            prometheus(observing("min"), "{{observer}}"),
             good="observing",
             bad="off on a node",
         ),

@@ -16,10 +16,10 @@ from generator.queries import (
     Occurrences,
     Query,
     loki,
+    observing,
     per_minute,
     prometheus,
     rate,
-    series,
     total,
 )
 
@@ -98,8 +98,9 @@ def build() -> model.Dashboard:
         states(
             "Observers",
             "Whether all hooks of an observer are attached. Off is red: what is not observed is not "
-            "healthy, it is unknown. The observer `node` is off where there are no performance counters.",
-            prometheus(f"max by (observer) ({series('tapio_observer_up')})", "{{observer}}"),
+            "healthy, it is unknown. The observer `node` is grey where it is off: there are no performance counters, "
+            "as in most virtual machines.",
+            prometheus(observing("max"), "{{observer}}"),
             good="observing",
             bad="off",
             width=24,

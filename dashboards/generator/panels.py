@@ -22,7 +22,7 @@ COLOURS = {
     "{{severity_text}}": {"FATAL": "dark-red", "ERROR": "red", "WARN": "orange", "INFO": "blue", "DEBUG": "text"},
     "{{observer}}": {"network": "blue", "container": "purple", "storage": "orange", "node": "green"},
 }
-GREEN, ORANGE, RED = "green", "orange", "red"
+GREEN, ORANGE, RED, GREY = "green", "orange", "red", "text"
 
 
 def source(kind: str) -> model.DataSourceRef:
@@ -126,7 +126,7 @@ def ranking(
 def states(
     title: str, description: str, *queries: Query, good: str, bad: str, width: int = 12, height: int = 6
 ) -> Panel:
-    """Bands over time, green where the value is 1 and red where it is 0."""
+    """Bands over time, green where the value is 1, red where it is 0, grey where it is 2."""
     panel = _fill(statetimeline.Panel(), title, description, queries, width, height).unit("bool")
     panel.mappings(
         [
@@ -134,6 +134,7 @@ def states(
                 options={
                     "1": model.ValueMappingResult(text=good, color=GREEN, index=0),
                     "0": model.ValueMappingResult(text=bad, color=RED, index=1),
+                    "2": model.ValueMappingResult(text="not available", color=GREY, index=2),
                 }
             )
         ]

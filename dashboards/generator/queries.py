@@ -64,6 +64,15 @@ def observers_off() -> str:
     return f"sum({hooked} == bool 0)"
 
 
+def observing(aggregation: str) -> str:
+    """1 for each observer that sees, 0 for one that does not, 2 for a `node` that does not: many cannot."""
+    others, node = (
+        f"{aggregation} by (observer) ({series('tapio_observer_up', matcher)})"
+        for matcher in ('observer!="node"', 'observer="node"')
+    )
+    return f"{others} or 2 - {node}"
+
+
 def nodes_silent() -> str:
     """How many nodes had an agent within the time range and have none at its end."""
     agents = series("tapio_build_info")

@@ -15,6 +15,9 @@ from typing import Any
 from helpers.collector import free_port
 from helpers.programs import answers, built, missing, running
 
+MAX_SERIES = (
+    2000  # of a query of Loki's, 500 where nothing is set; tests that run beside this one have hundreds of peers
+)
 _LOKI = """
 auth_enabled: false
 analytics: {{reporting_enabled: false}}
@@ -30,6 +33,7 @@ ingester: {{lifecycler: {{min_ready_duration: 0s}}}}
 schema_config:
   configs:
     - {{from: 2024-01-01, store: tsdb, object_store: filesystem, schema: v13, index: {{prefix: index_, period: 24h}}}}
+limits_config: {{max_query_series: {max_series}}}
 ruler:
   storage: {{type: local, local: {{directory: {folder}/rules}}}}
   rule_path: {folder}/scratch
@@ -72,7 +76,7 @@ class Backend:
 def require_prometheus() -> None:
     """Skips without Prometheus and promtool. TAPIO_REQUIRE_BACKENDS=1 makes that a failure."""
     if not (shutil.which("prometheus") and shutil.which("promtool")):
-        missing("the package prometheus is not installed", "TAPIO_REQUIRE_BACKENDS")
+        missing("the package prometheus is not installed: run `make backends`", "TAPIO_REQUIRE_BACKENDS")
 
 
 def loki_binary() -> Path:
@@ -108,6 +112,6 @@ def running_loki(binary: Path, folder: Path, *rules: Path) -> Iterator[Backend]:
     for path in rules:
         shutil.copy(path, tenant)
     config = folder / "loki.yaml"
-    config.write_text(_LOKI.format(port=port, grpc_port=free_port(), folder=folder))
+    config.write_text(_LOKI.format(max_series=MAX_SERIES, port=port, grpc_port=free_port(), folder=folder))
     with running([binary, f"-config.file={config}"], folder / "log", answers(f"http://127.0.0.1:{port}/ready")):
         yield Backend(port, "/loki/api/v1")

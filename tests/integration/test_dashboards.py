@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from helpers import boards
-from helpers.backends import Backend, loki_binary, require_prometheus, running_loki, running_prometheus
+from helpers.backends import MAX_SERIES, Backend, loki_binary, require_prometheus, running_loki, running_prometheus
 from helpers.boards import Asked, chosen, filled
 from helpers.cluster_faults import Faults, cluster_faults
 from helpers.collector import PIPELINES, collector_binary, free_port, running_collector
@@ -208,12 +208,12 @@ def test_a_chosen_pod_shows_its_own_alone(scenario: Scenario) -> None:
 
 
 def test_many_occurrences_in_a_loki_that_does_not_index_pods(scenario: Scenario) -> None:
-    """Loki refuses more than 500 series, and not every Loki has an index label of the pod."""
+    """Loki refuses to make too many series, and not every Loki has an index label of the pod."""
     at_ns, pod = int(scenario.begin_s - 3600) * 10**9, "search-0"
     common = {"k8s_pod_name": pod, "host_name": NODE, "tapio_anomaly_count": "1", "process_executable_name": "search"}
     stream = {"k8s_cluster_name": CLUSTER, "k8s_namespace_name": "shop", "k8s_deployment_name": "search"}
     lines = []
-    for number in range(607):
+    for number in range(MAX_SERIES + 3):
         for code, data in (("LATENCY_SPIKE", {"latency_ms": 61 + number}), ("OOM_KILL", {"memory_usage_bytes": 7})):
             occurrence = {"error": {"message": code}, "data": data}
             own = {"error_type": code, "process_pid": str(number), "system_device": "sdb"}
@@ -222,9 +222,9 @@ def test_many_occurrences_in_a_loki_that_does_not_index_pods(scenario: Scenario)
     push(scenario.loki, {"service_name": "search", **stream}, [(at_ns, "out of memory", {"k8s_pod_name": pod})])
     then = scenario._replace(begin_s=at_ns / 1e9 - 60, end_s=at_ns / 1e9 + 60)
     found = {one.name: then.ask(one, pod=pod) for one in boards.queries() if one.source == "loki"}
-    assert float(found["tapio-workload: OOM kills"][0]["value"][1]) == 607
+    assert float(found["tapio-workload: OOM kills"][0]["value"][1]) == MAX_SERIES + 3
     (slowest,) = found["tapio-workload: Slowest I/O"]
-    assert max(float(value) for _, value in slowest["values"]) == 61 + 606
+    assert max(float(value) for _, value in slowest["values"]) == 61 + MAX_SERIES + 2
     assert [line for one in found["tapio-workload: The pods' own logs"] for _, line, *_ in one["values"]] == [
         "out of memory"
     ]
