@@ -56,7 +56,6 @@ def build() -> model.Dashboard:
             "short",
             prometheus(total("tapio_anomalies_total", OF_THE_KERNEL), instant=True),
             bad_from=None,
-            warn_from=1,
             width=3,
         ),
         number(
@@ -79,7 +78,6 @@ def build() -> model.Dashboard:
             "short",
             prometheus(f"sum(({grown(EACH_NODE, 'tapio_anomalies_total', OF_THE_KERNEL)}) > bool 0)", instant=True),
             bad_from=None,
-            warn_from=1,
             width=3,
         ),
         number(

@@ -68,7 +68,6 @@ def build() -> model.Dashboard:
             "short",
             _count("container.abnormal_exit"),
             bad_from=None,
-            warn_from=1,
         ),
         number(
             "Connections refused",
@@ -76,7 +75,6 @@ def build() -> model.Dashboard:
             "short",
             _count("network.connection_refused"),
             bad_from=None,
-            warn_from=1,
         ),
         number(
             "Connections timed out",

@@ -22,7 +22,7 @@ COLOURS = {
     "{{severity_text}}": {"FATAL": "dark-red", "ERROR": "red", "WARN": "orange", "INFO": "blue", "DEBUG": "text"},
     "{{observer}}": {"network": "blue", "container": "purple", "storage": "orange", "node": "green"},
 }
-GREEN, ORANGE, RED, GREY = "green", "orange", "red", "text"
+GREEN, ORANGE, RED, BLUE, GREY = "green", "orange", "red", "blue", "text"
 
 
 def source(kind: str) -> model.DataSourceRef:
@@ -64,9 +64,13 @@ def number(
     bad_below: float | None = None,
     width: int = 4,
 ) -> Panel:
-    """One number: green, orange from `warn_from`, red from `bad_from` or below `bad_below`."""
+    """One number: green, orange from `warn_from`, red from `bad_from` or below `bad_below`; without any of them blue.
+
+    Blue is for what every cluster has at any time, such as exits with a code: coloured as a fault, it would hide faults.
+    """
     panel = _fill(stat.Panel(), title, description, [query], width, 4).unit(unit).decimals(0)
-    steps: list[tuple[float | None, str]] = [(None, GREEN if bad_below is None else RED)]
+    plain = bad_from is None and warn_from is None and bad_below is None
+    steps: list[tuple[float | None, str]] = [(None, BLUE if plain else GREEN if bad_below is None else RED)]
     steps += [
         (value, colour)
         for value, colour in ((bad_below, GREEN), (warn_from, ORANGE), (bad_from, RED))

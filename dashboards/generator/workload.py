@@ -63,7 +63,6 @@ def build() -> model.Dashboard:
             "short",
             _count('error_type="ABNORMAL_EXIT"', 'severity_text!="INFO"'),
             bad_from=None,
-            warn_from=1,
         ),
         number(
             "Network failures",
@@ -71,7 +70,6 @@ def build() -> model.Dashboard:
             "short",
             _count(IS_NETWORK),
             bad_from=None,
-            warn_from=1,
         ),
         number(
             "I/O problems",

@@ -69,12 +69,13 @@ def running_grafana(home: Path, folder: Path, prometheus: Backend, loki: Backend
     settings = {
         "SERVER_HTTP_ADDR": "127.0.0.1", "SERVER_HTTP_PORT": str(port), "PATHS_DATA": str(folder / "data"),
         "PATHS_LOGS": str(folder / "logs"), "PATHS_PLUGINS": str(folder / "plugins"),
-        "PATHS_PROVISIONING": str(folder / "provisioning"), "AUTH_ANONYMOUS_ENABLED": "true",
+        "PATHS_PROVISIONING": str(folder / "provisioning"), "AUTH_ANONYMOUS_ENABLED": "true", "DATABASE_WAL": "true",
         "AUTH_ANONYMOUS_ORG_ROLE": "Admin", "ANALYTICS_REPORTING_ENABLED": "false",
         "ANALYTICS_CHECK_FOR_UPDATES": "false", "ANALYTICS_CHECK_FOR_PLUGIN_UPDATES": "false",
     }  # fmt: skip
     environment = {**os.environ, **{f"GF_{name}": value for name, value in settings.items()}}
     command = [home / "grafana", "server", "--homepath", home]
-    ready = answers(f"http://127.0.0.1:{port}/api/health")
-    with running(command, folder / "log", ready, environment=environment):
+    # It answers before it has read the files, and with 500 while it writes them to its database.
+    pages = [answers(f"http://127.0.0.1:{port}/api/dashboards/uid/{name}") for name in boards.BOARDS]
+    with running(command, folder / "log", lambda: all(page() for page in pages), environment=environment):
         yield Grafana(port)

@@ -207,6 +207,18 @@ def test_a_chosen_pod_shows_its_own_alone(scenario: Scenario) -> None:
     )
 
 
+def test_a_node_that_fell_silent_is_counted(scenario: Scenario) -> None:
+    """And an observer that cannot be there is not shown as one that is blind."""
+    (query,) = [one for one in boards.queries() if one.name == "tapio-fleet: Nodes silent"]
+    assert scenario.ask(query)[0]["value"][1] == "0"
+    later = scenario.prometheus.instant(filled(query.expression, 900), time.time() + 400)  # beyond what it looks back
+    assert later[0]["value"][1] == "1"
+    (query,) = [one for one in boards.queries() if one.name == "tapio-node: Observers"]
+    states = {one["metric"]["observer"]: one["values"][-1][1] for one in scenario.ask(query, node=NODE)}
+    assert states.pop("node") in ("1", "2")  # with and without performance counters
+    assert states == {"network": "1", "container": "1", "storage": "1"}
+
+
 def test_many_occurrences_in_a_loki_that_does_not_index_pods(scenario: Scenario) -> None:
     """Loki refuses to make too many series, and not every Loki has an index label of the pod."""
     at_ns, pod = int(scenario.begin_s - 3600) * 10**9, "search-0"

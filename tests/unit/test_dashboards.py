@@ -92,6 +92,14 @@ def test_every_panel_is_whole(name: str, panel: dict[str, Any]) -> None:
     assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
 
 
+@pytest.mark.parametrize("query", [one for one in QUERIES if one.panel["type"] == "stat"], ids=lambda query: query.name)
+def test_what_every_cluster_has_is_not_coloured_as_a_fault(query: Asked) -> None:
+    """Else the numbers were orange for ever, and nobody looked at them."""
+    everyday = r'anomaly_type=~"kernel|abnormal_exit|ABNORMAL_EXIT|connection_refused|CONNECTION_REFUSED'
+    steps = [step["color"] for step in query.panel["fieldConfig"]["defaults"]["thresholds"]["steps"]]
+    assert (steps == ["blue"]) == bool(re.search(everyday, query.expression)), steps
+
+
 @pytest.mark.parametrize("name", sorted(boards.BOARDS))
 def test_every_dashboard_is_whole(name: str) -> None:
     """Numbers and places of panels are unique; data sources and cluster are variables; nothing names a data source."""
