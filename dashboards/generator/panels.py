@@ -66,7 +66,7 @@ def number(
 ) -> Panel:
     """One number: green, orange from `warn_from`, red from `bad_from` or below `bad_below`; without any of them blue.
 
-    Blue is for what every cluster has at any time, such as exits with a code: coloured as a fault, it would hide faults.
+    Blue is for what every cluster has, such as exits with a code: coloured as faults, they would hide faults.
     """
     panel = _fill(stat.Panel(), title, description, [query], width, 4).unit(unit).decimals(0)
     plain = bad_from is None and warn_from is None and bad_below is None
