@@ -17,7 +17,7 @@ from helpers.backends import Backend
 from helpers.collector import free_port
 from helpers.programs import answers, built, running
 
-_BOARDS = "/var/lib/grafana/dashboards/tapio"  # as dashboards/provisioning/dashboards.yaml has it
+_BOARDS = "/var/lib/grafana/dashboards/tapio"  # as dashboards/provisioning/dashboards/tapio.yaml has it
 
 
 def grafana_home() -> Path:
@@ -59,13 +59,11 @@ def running_grafana(home: Path, folder: Path, prometheus: Backend, loki: Backend
     (folder / "boards").mkdir(parents=True)
     for name in boards.BOARDS:
         shutil.copy(boards.FOLDER / f"{name}.json", folder / "boards")
-    for path in (boards.FOLDER / "provisioning").iterdir():
+    for path in shutil.copytree(boards.FOLDER / "provisioning", folder / "provisioning").glob("*/*.yaml"):
         text = path.read_text()
         for there, here in where.items():
             text = text.replace(there, here)
-        target = folder / "provisioning" / path.stem
-        target.mkdir(parents=True)
-        (target / "tapio.yaml").write_text(text)
+        path.write_text(text)
     settings = {
         "SERVER_HTTP_ADDR": "127.0.0.1", "SERVER_HTTP_PORT": str(port), "PATHS_DATA": str(folder / "data"),
         "PATHS_LOGS": str(folder / "logs"), "PATHS_PLUGINS": str(folder / "plugins"),

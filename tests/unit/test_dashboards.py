@@ -229,7 +229,7 @@ def test_every_prometheus_alert_is_tried_firing_and_not_firing() -> None:
 def test_provisioning_fits_the_dashboards() -> None:
     """The names that the variables of the dashboards look for, and the folder that the files are in."""
     folder = boards.FOLDER / "provisioning"
-    sources = yaml.safe_load((folder / "datasources.yaml").read_text())["datasources"]
+    sources = yaml.safe_load((folder / "datasources" / "tapio.yaml").read_text())["datasources"]
     assert {source["type"] for source in sources} == {"prometheus", "loki"}
-    (provider,) = yaml.safe_load((folder / "dashboards.yaml").read_text())["providers"]
+    (provider,) = yaml.safe_load((folder / "dashboards" / "tapio.yaml").read_text())["providers"]
     assert provider["options"]["path"] in (boards.FOLDER / "README.md").read_text()
