@@ -211,7 +211,8 @@ def test_a_node_that_fell_silent_is_counted(scenario: Scenario) -> None:
     """And an observer that cannot be there is not shown as one that is blind."""
     (query,) = [one for one in boards.queries() if one.name == "tapio-fleet: Nodes silent"]
     assert scenario.ask(query)[0]["value"][1] == "0"
-    later = scenario.prometheus.instant(filled(query.expression, 900), time.time() + 400)  # beyond what it looks back
+    expression = filled(query.expression, 900, node=NODE)
+    later = scenario.prometheus.instant(expression, time.time() + 400)  # beyond what it looks back
     assert later[0]["value"][1] == "1"
     (query,) = [one for one in boards.queries() if one.name == "tapio-node: Observers"]
     states = {one["metric"]["observer"]: one["values"][-1][1] for one in scenario.ask(query, node=NODE)}
