@@ -15,6 +15,8 @@
 # make dashboards  dashboards/*.json from dashboards/generator
 # make pictures  dashboards/pictures from real answers to the panels' queries
 # make loki    builds the Loki of the dashboards' tests (needs Go) and prints where it is
+# make grafana  builds the Grafana server of the same tests (needs Go and gcc) and prints where it is
+# make backends  all that the dashboards' tests need: the package prometheus, Loki, Grafana
 # make test-vm    boots other kernels under emulation and makes the same faults there; as root
 # make matrix     README's table of kernels, from the latest runs of test-vm
 # make lock    resolve the dependencies anew into requirements*.lock
@@ -115,6 +117,14 @@ deploy-tools:
 loki:
 	@tools/build-loki
 
+grafana:
+	@tools/build-grafana
+
+backends:
+	@tools/install-packages prometheus gcc libc6-dev
+	@tools/build-loki
+	@tools/build-grafana
+
 # KERNELS="5.10 newest" for some of tests/vm/kernels.py
 test-vm: setup
 	@tools/install-packages qemu-system-x86 qemu-system-arm debian-archive-keyring
@@ -134,4 +144,4 @@ clean:
 	rm -rf $(VENV)
 
 .PHONY: setup packages objects run test soak fuzz audit lint bench format names man collector image manifest deploy-tools \
-	test-vm matrix lock clean dashboards pictures loki
+	test-vm matrix lock clean dashboards pictures loki grafana backends

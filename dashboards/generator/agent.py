@@ -7,11 +7,23 @@ from grafana_foundation_sdk.models import dashboard as model
 from generator import links
 from generator.frame import CLUSTER, NODE, finish, frame, row
 from generator.panels import lines, number, records, states
-from generator.queries import Occurrences, loki, prometheus, rate, series, total
+from generator.queries import (
+    EACH_NODE,
+    IS_NODE,
+    Occurrences,
+    loki,
+    most,
+    nodes_silent,
+    observers_off,
+    observing,
+    prometheus,
+    rate,
+    series,
+    total,
+)
 
-OCCURRENCES = Occurrences(filters=('host_name=~"$node"',))
+OCCURRENCES = Occurrences(filters=(IS_NODE,))
 _NEEDS_ENRICHMENT = " Empty without enrichment (NODE_NAME)."
-_HOOKED = series("tapio_observer_up", 'observer!="node"')
 _HITS = (
     f"""label_replace(rate({series("tapio_kernel_events_total")}[$__rate_interval]), "program", "$1", "hook", "(.+)")"""
 )
@@ -35,43 +47,56 @@ def build() -> model.Dashboard:
             "short",
             prometheus(f"count({series('tapio_build_info')}) or vector(0)", instant=True),
             bad_below=1,
+            width=3,
+        ),
+        number(
+            "Agents silent",
+            "Nodes whose agent answered within the time range and does not now. A node that was removed counts too.",
+            "short",
+            prometheus(nodes_silent(), instant=True),
+            width=3,
         ),
         number(
             "Observers off",
             "Observers of which a hook is not attached. `node` is not counted: it is off where there "
             "are no performance counters.",
             "short",
-            prometheus(f"sum({_HOOKED} == bool 0)", instant=True),
+            prometheus(observers_off(), instant=True),
+            width=3,
         ),
         number(
             "Events lost",
             "What the agents could not read in time, within the time range.",
             "short",
             prometheus(total("tapio_lost_events_total"), instant=True),
+            width=3,
         ),
         number(
             "Not delivered",
             "Occurrences that a sink rejected or dropped, within the time range.",
             "short",
             prometheus(total("tapio_sink_occurrences_total", 'result=~"dropped|rejected"'), instant=True),
+            width=4,
         ),
         number(
             "Canaries missed",
             "Own harmless events of the agents that did not come back, within the time range.",
             "short",
             prometheus(total("tapio_canary_missed_total"), instant=True),
+            width=4,
         ),
         number(
             "Defects",
             "Anomalies that made no valid occurrence. Please report any.",
             "short",
             prometheus(total("tapio_invalid_anomalies_total"), instant=True),
+            width=4,
         ),
         states(
             "Observers",
-            "Whether all hooks of an observer are attached, on all nodes. The observer `node` is off where "
-            "there are no performance counters.",
-            prometheus(f"min by (observer) ({series('tapio_observer_up')})", "{{observer}}"),
+            "Whether all hooks of an observer are attached, on all nodes. The observer `node` is grey where it is off "
+            "on one: as most virtual machines, it has no performance counters.",
+            prometheus(observing("min"), "{{observer}}"),
             good="observing",
             bad="off on a node",
         ),
@@ -154,16 +179,16 @@ def build() -> model.Dashboard:
         "Cost",
         lines(
             "Memory",
-            "Resident memory of the agent, each node.",
+            "Resident memory of the agent, the ten nodes with most.",
             "bytes",
-            prometheus(f"max by (host_name) ({series('process_memory_usage_bytes')})", "{{host_name}}"),
+            prometheus(most(f"max by ({EACH_NODE}) ({series('process_memory_usage_bytes')})"), "{{host_name}}"),
             width=8,
         ),
         lines(
             "CPU of the agent",
-            "Share of one CPU, each node. Without the programs in the kernel.",
+            "Share of one CPU, the ten nodes with most. Without the programs in the kernel.",
             "percentunit",
-            prometheus(rate("host_name", "process_cpu_time_seconds_total"), "{{host_name}}"),
+            prometheus(most(rate(EACH_NODE, "process_cpu_time_seconds_total")), "{{host_name}}"),
             width=8,
         ),
         lines(
@@ -179,23 +204,24 @@ def build() -> model.Dashboard:
         "Kubernetes",
         lines(
             "Known pods",
-            "Pods of a node that its agent knows." + _NEEDS_ENRICHMENT,
+            "Pods of a node that its agent knows, the ten nodes with most." + _NEEDS_ENRICHMENT,
             "short",
-            prometheus(f"max by (host_name) ({series('tapio_k8s_pods')})", "{{host_name}}"),
+            prometheus(most(f"max by ({EACH_NODE}) ({series('tapio_k8s_pods')})"), "{{host_name}}"),
             width=8,
         ),
         lines(
             "Pod not found",
-            "Anomalies that left without their pod, because it could not be found in time, per second."
-            + _NEEDS_ENRICHMENT,
+            "Anomalies that left without their pod, because it could not be found in time, per second, the ten nodes "
+            "with most." + _NEEDS_ENRICHMENT,
             "eps",
-            prometheus(rate("host_name", "tapio_enrichment_misses_total"), "{{host_name}}"),
+            prometheus(most(rate(EACH_NODE, "tapio_enrichment_misses_total")), "{{host_name}}"),
             width=8,
         ),
         states(
             "Watch on the pods",
-            "Whether the agents hear of new pods. Known pods stay known without." + _NEEDS_ENRICHMENT,
-            prometheus(f"min by (host_name) ({series('tapio_k8s_watch_up')})", "{{host_name}}"),
+            "Whether the agents hear of new pods, ten nodes: those that do not, if there are any. "
+            "Known pods stay known without." + _NEEDS_ENRICHMENT,
+            prometheus(f"bottomk(10, min by ({EACH_NODE}) ({series('tapio_k8s_watch_up')}))", "{{host_name}}"),
             good="watching",
             bad="interrupted",
             width=8,

@@ -7,9 +7,23 @@ from grafana_foundation_sdk.models import dashboard as model
 from generator import links
 from generator.frame import CLUSTER, NAMESPACE, NODE, finish, frame, row
 from generator.panels import lines, number, ranking, records, rows
-from generator.queries import OF_THE_KERNEL, WORKLOAD, Occurrences, grown, loki, per_minute, prometheus, series, total
+from generator.queries import (
+    EACH_NODE,
+    IS_NODE,
+    OF_THE_KERNEL,
+    WORKLOAD,
+    Occurrences,
+    grown,
+    loki,
+    nodes_silent,
+    observers_off,
+    per_minute,
+    prometheus,
+    series,
+    total,
+)
 
-OCCURRENCES = Occurrences(('k8s_namespace_name=~"$namespace"',), ('host_name=~"$node"',))
+OCCURRENCES = Occurrences(('k8s_namespace_name=~"$namespace"',), (IS_NODE,))
 _OBSERVED = series("tapio_build_info")
 COLUMNS = {
     "Time": "Time",
@@ -42,34 +56,54 @@ def build() -> model.Dashboard:
             "short",
             prometheus(total("tapio_anomalies_total", OF_THE_KERNEL), instant=True),
             bad_from=None,
-            warn_from=1,
+            width=3,
         ),
         number(
             "OOM kills",
             "Processes that the kernel killed for memory, within the time range.",
             "short",
             prometheus(total("tapio_anomalies_total", 'anomaly_type="kernel.container.oom_kill"'), instant=True),
+            width=3,
         ),
         number(
             "I/O errors",
             "Block requests that failed, within the time range.",
             "short",
             prometheus(total("tapio_anomalies_total", 'anomaly_type="kernel.storage.io_error"'), instant=True),
+            width=3,
         ),
         number(
             "Nodes with anomalies",
             "Nodes on which at least one anomaly was found within the time range.",
             "short",
-            prometheus(f"sum(({grown('host_name', 'tapio_anomalies_total', OF_THE_KERNEL)}) > bool 0)", instant=True),
+            prometheus(f"sum(({grown(EACH_NODE, 'tapio_anomalies_total', OF_THE_KERNEL)}) > bool 0)", instant=True),
             bad_from=None,
-            warn_from=1,
+            width=3,
         ),
         number(
             "Nodes observed",
-            "Nodes whose agent answers now. Less than the cluster has: see the alert TapioAgentDown.",
+            "Nodes whose agent answers now.",
             "short",
-            prometheus(f"count(count by (host_name) ({_OBSERVED})) or vector(0)", instant=True),
+            prometheus(f"count(count by ({EACH_NODE}) ({_OBSERVED})) or vector(0)", instant=True),
             bad_below=1,
+            width=3,
+        ),
+        number(
+            "Nodes silent",
+            "Nodes whose agent answered within the time range and does not now: nothing is known of them. "
+            "A node that was removed counts too.",
+            "short",
+            prometheus(nodes_silent(), instant=True),
+            bad_from=None,
+            warn_from=1,
+            width=3,
+        ),
+        number(
+            "Observers off",
+            "Observers that see nothing, because a hook is not attached. That they show no anomalies means nothing.",
+            "short",
+            prometheus(observers_off(), instant=True),
+            width=3,
         ),
         number(
             "Events lost",
@@ -78,6 +112,7 @@ def build() -> model.Dashboard:
             prometheus(total("tapio_lost_events_total"), instant=True),
             bad_from=None,
             warn_from=1,
+            width=3,
         ),
     )
     row(
@@ -107,8 +142,8 @@ def build() -> model.Dashboard:
             "Nodes with most anomalies within the time range. A bar leads to the node.",
             "short",
             prometheus(
-                f"sort_desc(topk(10, {grown('host_name', 'tapio_anomalies_total', OF_THE_KERNEL)}))",
-                "{{host_name}}",
+                f"sort_desc(topk(10, {grown(EACH_NODE, 'tapio_anomalies_total', OF_THE_KERNEL)}))",
+                "{{host_name}} {{k8s_cluster_name}}",
                 instant=True,
             ),
             link=links.TO_NODE,

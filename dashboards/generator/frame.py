@@ -12,6 +12,7 @@ from generator.panels import Panel, source
 from generator.queries import IS_OOM_KILL, LOKI, PROMETHEUS, Occurrences
 
 Variable = dashboard.QueryVariable
+AnyVariable = dashboard.QueryVariable | dashboard.TextBoxVariable
 _ALL = model.VariableOption(selected=True, text="All", value="$__all")
 
 
@@ -19,7 +20,16 @@ def choice(name: str, label: str, description: str, kind: str, query: str | dict
     """A variable of the values of a label; any number of them may be chosen, and all are at first."""
     variable = Variable(name).label(label).description(description).datasource(source(kind)).query(query)
     variable.multi(True).include_all(True).all_value(".*").current(_ALL)  # also where there is no such label
-    return variable.refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(model.VariableSort.ALPHABETICAL_ASC)
+    return _once(variable)
+
+
+def _once(variable: Variable) -> Variable:
+    """Values asked for when the dashboard is opened.
+
+    Were they asked for with every refresh, a chosen namespace, pod or node that has nothing in the time range any more
+    would silently become another one, or all.
+    """
+    return variable.refresh(model.VariableRefresh.ON_DASHBOARD_LOAD).sort(model.VariableSort.ALPHABETICAL_ASC)
 
 
 def metric_choice(name: str, label: str, description: str, of: str) -> Variable:
@@ -45,26 +55,24 @@ LOG_CLUSTER = log_choice("cluster", "Cluster", "The resource attribute k8s.clust
 _NODES_OF_CLUSTER = 'label_values(tapio_build_info{k8s_cluster_name=~"$cluster"}, host_name)'
 NODE = metric_choice("node", "Node", "The label host_name.", _NODES_OF_CLUSTER)
 # One node at a time, the first to begin with.
-ONE_NODE = (
+ONE_NODE = _once(
     Variable("node")
     .label("Node")
     .description("The label host_name.")
     .datasource(source(PROMETHEUS))
     .query(_metric_query("node", _NODES_OF_CLUSTER))
-    .refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED)
-    .sort(model.VariableSort.ALPHABETICAL_ASC)
 )
 NAMESPACE = log_choice(
     "namespace",
     "Namespace",
-    "Namespaces with an occurrence in the time range.",
+    "Namespaces with an occurrence in the time range. Narrows what comes from logs: metrics know nodes alone.",
     "k8s_namespace_name",
     'k8s_cluster_name=~"$cluster"',
 )
 
 
 def frame(
-    title: str, uid: str, description: str, variables: Sequence[Variable], occurrences: Occurrences
+    title: str, uid: str, description: str, variables: Sequence[AnyVariable], occurrences: Occurrences
 ) -> dashboard.Dashboard:
     """A dashboard without panels."""
     board = dashboard.Dashboard(title).uid(uid).description(description).tags([links.TAG]).editable()

@@ -33,26 +33,32 @@ def _explore(expression: str) -> str:
     return f"/explore?schemaVersion=1&panes={encoded}"
 
 
-def _pod_logs(namespace: str, pod: str) -> str:
-    return _explore(f'{{service_name!="tapio", k8s_namespace_name="{namespace}", k8s_pod_name="{pod}"}}')
+def own_logs(namespace: str, pod: str, *stream: str) -> str:
+    """What pods themselves wrote, whether k8s_pod_name is an index label in this Loki or not."""
+    matchers = ('service_name!="tapio"', f'k8s_namespace_name=~"{namespace}"', *stream, f'k8s_pod_name=~"{pod}|"')
+    return f'{{{", ".join(matchers)}}} | k8s_pod_name!="" | k8s_pod_name=~"{pod}"'
 
 
 TO_NODE = dashboard.DashboardLink("Node").url(_to(NODE, node="${__field.labels.host_name}"))
 TO_NAMESPACE = dashboard.DashboardLink("Workloads of the namespace").url(
     _to(WORKLOAD, namespace="${__field.labels.k8s_namespace_name}")
 )
+TO_POD = dashboard.DashboardLink("Pod").url(
+    _to(WORKLOAD, namespace="${__field.labels.k8s_namespace_name}", pod="${__field.labels.k8s_pod_name}")
+)
 TO_WORKLOAD = dashboard.DashboardLink("Workload").url(
     _to(WORKLOAD, namespace="${__field.labels.k8s_namespace_name}", workload="${__field.labels.workload}")
 )
 
 # The links of a table's columns, by the label in the column. Headings of the columns: see `rows`.
+_NAMESPACE = "${__data.fields.Namespace}"
 OF_COLUMNS = {
-    "host_name": {"title": "Node", "url": _to(NODE, node="${__value.raw}")},
-    "k8s_namespace_name": {"title": "Workloads of the namespace", "url": _to(WORKLOAD, namespace="${__value.raw}")},
-    "k8s_pod_name": {
-        "title": "Logs of the pod itself",
-        "url": _pod_logs("${__data.fields.Namespace}", "${__value.raw}"),
-    },
+    "host_name": [{"title": "Node", "url": _to(NODE, node="${__value.raw}")}],
+    "k8s_namespace_name": [{"title": "Workloads of the namespace", "url": _to(WORKLOAD, namespace="${__value.raw}")}],
+    "k8s_pod_name": [
+        {"title": "Logs of the pod itself", "url": _explore(own_logs(_NAMESPACE, "${__value.raw}"))},
+        {"title": "What happened to the pod", "url": _to(WORKLOAD, namespace=_NAMESPACE, pod="${__value.raw}")},
+    ],
 }
 
 

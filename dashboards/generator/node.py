@@ -10,19 +10,20 @@ from generator.frame import CLUSTER, ONE_NODE, finish, frame, row
 from generator.panels import lines, number, ranking, rows, states
 from generator.queries import (
     IS_NETWORK,
+    IS_NODE,
     IS_STORAGE,
     OF_THE_KERNEL,
     Occurrences,
     Query,
     loki,
+    observing,
     per_minute,
     prometheus,
     rate,
-    series,
     total,
 )
 
-OCCURRENCES = Occurrences(filters=('host_name=~"$node"',))
+OCCURRENCES = Occurrences(filters=(IS_NODE,))
 _CPU = "cpu, cpu_logical_number"  # /metrics says cpu, OTLP cpu.logical_number: one of the two is absent
 _CPU_LEGEND = "CPU {{cpu}}{{cpu_logical_number}}"
 _NO_PMU = " Empty without performance counters, as in most virtual machines."
@@ -67,7 +68,6 @@ def build() -> model.Dashboard:
             "short",
             _count("container.abnormal_exit"),
             bad_from=None,
-            warn_from=1,
         ),
         number(
             "Connections refused",
@@ -75,7 +75,6 @@ def build() -> model.Dashboard:
             "short",
             _count("network.connection_refused"),
             bad_from=None,
-            warn_from=1,
         ),
         number(
             "Connections timed out",
@@ -97,8 +96,9 @@ def build() -> model.Dashboard:
         states(
             "Observers",
             "Whether all hooks of an observer are attached. Off is red: what is not observed is not "
-            "healthy, it is unknown. The observer `node` is off where there are no performance counters.",
-            prometheus(f"max by (observer) ({series('tapio_observer_up')})", "{{observer}}"),
+            "healthy, it is unknown. The observer `node` is grey where it is off: there are no performance counters, "
+            "as in most virtual machines.",
+            prometheus(observing("max"), "{{observer}}"),
             good="observing",
             bad="off",
             width=24,

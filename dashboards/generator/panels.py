@@ -22,7 +22,7 @@ COLOURS = {
     "{{severity_text}}": {"FATAL": "dark-red", "ERROR": "red", "WARN": "orange", "INFO": "blue", "DEBUG": "text"},
     "{{observer}}": {"network": "blue", "container": "purple", "storage": "orange", "node": "green"},
 }
-GREEN, ORANGE, RED = "green", "orange", "red"
+GREEN, ORANGE, RED, BLUE, GREY = "green", "orange", "red", "blue", "text"
 
 
 def source(kind: str) -> model.DataSourceRef:
@@ -64,9 +64,13 @@ def number(
     bad_below: float | None = None,
     width: int = 4,
 ) -> Panel:
-    """One number: green, orange from `warn_from`, red from `bad_from` or below `bad_below`."""
+    """One number: green, orange from `warn_from`, red from `bad_from` or below `bad_below`; without any of them blue.
+
+    Blue is for what every cluster has, such as exits with a code: coloured as faults, they would hide faults.
+    """
     panel = _fill(stat.Panel(), title, description, [query], width, 4).unit(unit).decimals(0)
-    steps: list[tuple[float | None, str]] = [(None, GREEN if bad_below is None else RED)]
+    plain = bad_from is None and warn_from is None and bad_below is None
+    steps: list[tuple[float | None, str]] = [(None, BLUE if plain else GREEN if bad_below is None else RED)]
     steps += [
         (value, colour)
         for value, colour in ((bad_below, GREEN), (warn_from, ORANGE), (bad_from, RED))
@@ -126,7 +130,7 @@ def ranking(
 def states(
     title: str, description: str, *queries: Query, good: str, bad: str, width: int = 12, height: int = 6
 ) -> Panel:
-    """Bands over time, green where the value is 1 and red where it is 0."""
+    """Bands over time, green where the value is 1, red where it is 0, grey where it is 2."""
     panel = _fill(statetimeline.Panel(), title, description, queries, width, height).unit("bool")
     panel.mappings(
         [
@@ -134,6 +138,7 @@ def states(
                 options={
                     "1": model.ValueMappingResult(text=good, color=GREEN, index=0),
                     "0": model.ValueMappingResult(text=bad, color=RED, index=1),
+                    "2": model.ValueMappingResult(text="not available", color=GREY, index=2),
                 }
             )
         ]
@@ -174,7 +179,7 @@ def rows(
     for name, unit in (units or {}).items():
         # What came out of a record is text.
         panel.override_by_name(columns[name], [model.DynamicConfigValue("unit", unit)])
-    for name, link in links.OF_COLUMNS.items():
+    for name, ways in links.OF_COLUMNS.items():
         if name in columns:
-            panel.override_by_name(columns[name], [model.DynamicConfigValue("links", [link])])
+            panel.override_by_name(columns[name], [model.DynamicConfigValue("links", ways)])
     return panel  # type: ignore[no-any-return]

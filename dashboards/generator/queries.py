@@ -16,8 +16,11 @@ WORKLOAD = f"label_format workload=`{{{{or {' '.join(f'.k8s_{kind}_name' for kin
 # Anomalies of the kernel: what an agent says of itself (tapio.agent.*) is counted beside them, and is none.
 OF_THE_KERNEL = 'anomaly_type=~"kernel.+"'
 NOT_OF_AN_AGENT = 'error_type!="EVENTS_LOST"'
-# Which nodes, in Prometheus: `host_name` is the node, as the resource attribute host.name is.
-NODES = 'k8s_cluster_name=~"$cluster", host_name=~"$node"'
+# Which nodes: `host_name` is the node, as the resource attribute host.name is. `:pipe`, because a link from a dashboard
+# where several nodes were chosen gives them all to the one that shows a single node: Grafana would write "a,b".
+IS_NODE = 'host_name=~"${node:pipe}"'
+NODES = f'k8s_cluster_name=~"$cluster", {IS_NODE}'
+EACH_NODE = "k8s_cluster_name, host_name"  # two clusters may have nodes of the same name
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,33 @@ def total(name: str, *matchers: str) -> str:
     return f"sum(increase({series(name, *matchers)}[$__range]))"
 
 
+def observers_off() -> str:
+    """How many observers have a hook that is not attached; `node` is off wherever there are no counters."""
+    hooked = series("tapio_observer_up", 'observer!="node"')
+    return f"sum({hooked} == bool 0)"
+
+
+def observing(aggregation: str) -> str:
+    """1 for each observer that sees, 0 for one that does not, 2 for a `node` that does not: many cannot."""
+    others, node = (
+        f"{aggregation} by (observer) ({series('tapio_observer_up', matcher)})"
+        for matcher in ('observer!="node"', 'observer="node"')
+    )
+    return f"{others} or 2 - {node}"
+
+
+def nodes_silent() -> str:
+    """How many nodes had an agent within the time range and have none at its end."""
+    agents = series("tapio_build_info")
+    seen, there = (f"count by ({EACH_NODE}) ({one})" for one in (f"last_over_time({agents}[$__range])", agents))
+    return f"count({seen} unless {there}) or vector(0)"
+
+
+def most(expression: str) -> str:
+    """The ten highest at each time: a line for each of a thousand nodes is none."""
+    return f"topk(10, {expression})"
+
+
 @dataclass(frozen=True)
 class Occurrences:
     """The occurrences in Loki that a dashboard is about.
@@ -87,7 +117,8 @@ class Occurrences:
     def worst(self, by: str, field: str, *stages: str) -> str:
         """The highest value of a field of `data`."""
         extracted = self.lines(*stages, f'json value="data.{field}"', "unwrap value", '__error__=""')
-        return f"max by ({by}) (max_over_time({extracted} [$__auto]))"
+        # Grouped inside: `max by (…) (max_over_time(…))` first makes a series of every record, and Loki takes 500.
+        return f"max_over_time({extracted} [$__auto]) by ({by})"
 
 
 def prometheus(expression: str, legend: str = "", *, instant: bool = False) -> Query:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models import dashboard as model
 
 from generator import links
@@ -20,18 +21,17 @@ from generator.queries import (
 )
 
 _IN_NAMESPACE = ('k8s_cluster_name=~"$cluster"', 'k8s_namespace_name=~"$namespace"')
-_DEPLOYMENT = log_choice(
-    "workload",
-    "Workload",
-    "Deployments with an occurrence; the name of any other kind of workload can be typed in.",
-    "k8s_deployment_name",
-    *_IN_NAMESPACE,
+# Not a list: Loki lists the values of one label, and workloads are of six kinds. What is not in a list, Grafana drops.
+_WORKLOAD = (
+    dashboard.TextBoxVariable("workload")
+    .label("Workload")
+    .description("Name of a deployment, stateful set, daemon set, job or bare pod, or a regular expression; .* is all.")
+    .default_value(".*")
 )
 _POD = log_choice("pod", "Pod", "Pods with an occurrence in the time range.", "k8s_pod_name", *_IN_NAMESPACE)
-OCCURRENCES = Occurrences(
-    ('k8s_namespace_name=~"$namespace"', 'k8s_pod_name=~"$pod"', 'k8s_pod_name!=""'),
-    (WORKLOAD, 'workload=~"$workload"'),
-)
+# The pod is a filter, because not every Loki makes an index label of it.
+_OF_PODS = ('k8s_pod_name!=""', 'k8s_pod_name=~"$pod"')
+OCCURRENCES = Occurrences(('k8s_namespace_name=~"$namespace"',), (*_OF_PODS, WORKLOAD, 'workload=~"$workload"'))
 
 
 def _count(*stages: str) -> Query:
@@ -49,7 +49,7 @@ def build() -> model.Dashboard:
         links.WORKLOAD,
         "What happened to the pods of a namespace or workload: killed, crashed, refused, slow. Needs enrichment. "
         "That nothing is shown means something only where *Agent health* is green.",
-        (LOG_CLUSTER, NAMESPACE, _DEPLOYMENT, _POD),
+        (LOG_CLUSTER, NAMESPACE, _WORKLOAD, _POD),
         OCCURRENCES,
     )
     row(
@@ -63,7 +63,6 @@ def build() -> model.Dashboard:
             "short",
             _count('error_type="ABNORMAL_EXIT"', 'severity_text!="INFO"'),
             bad_from=None,
-            warn_from=1,
         ),
         number(
             "Network failures",
@@ -71,7 +70,6 @@ def build() -> model.Dashboard:
             "short",
             _count(IS_NETWORK),
             bad_from=None,
-            warn_from=1,
         ),
         number(
             "I/O problems",
@@ -90,6 +88,26 @@ def build() -> model.Dashboard:
             bars=True,
             width=8,
             height=4,
+        ),
+        ranking(
+            "Workloads",
+            _quiet("Those chosen, with most anomalies within the time range. A bar leads to the workload alone."),
+            "short",
+            loki(OCCURRENCES.top("k8s_namespace_name, workload"), "{{k8s_namespace_name}}/{{workload}}", instant=True),
+            link=links.TO_WORKLOAD,
+            width=12,
+        ),
+        ranking(
+            "Pods",
+            _quiet("Likewise. A bar leads to the pod alone."),
+            "short",
+            loki(
+                OCCURRENCES.top("k8s_namespace_name, k8s_pod_name"),
+                "{{k8s_namespace_name}}/{{k8s_pod_name}}",
+                instant=True,
+            ),
+            link=links.TO_POD,
+            width=12,
         ),
     )
     usage, limit = (
@@ -193,7 +211,6 @@ def build() -> model.Dashboard:
             ),
         ),
     )
-    own = f'{{service_name!="tapio", k8s_pod_name=~".+", {", ".join(_IN_NAMESPACE)}, k8s_pod_name=~"$pod"}}'
     row(
         board,
         "All of it",
@@ -207,7 +224,7 @@ def build() -> model.Dashboard:
             "The pods' own logs",
             "What the pods themselves wrote. Empty unless their logs are in the same Loki, with "
             "the labels k8s_namespace_name and k8s_pod_name.",
-            loki(own),
+            loki(links.own_logs(".+", "$pod", *_IN_NAMESPACE)),
         ),
     )
     return finish(board)

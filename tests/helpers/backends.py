@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -14,11 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
+from helpers.collector import free_port
+from helpers.programs import answers, built, missing, running
 
-from helpers.collector import ROOT, free_port
-from helpers.running_agent import wait_for
-
+MAX_SERIES = (
+    2000  # of a query of Loki's, 500 where nothing is set; tests that run beside this one have hundreds of peers
+)
 _LOKI = """
 auth_enabled: false
 analytics: {{reporting_enabled: false}}
@@ -34,6 +33,7 @@ ingester: {{lifecycler: {{min_ready_duration: 0s}}}}
 schema_config:
   configs:
     - {{from: 2024-01-01, store: tsdb, object_store: filesystem, schema: v13, index: {{prefix: index_, period: 24h}}}}
+limits_config: {{max_query_series: {max_series}}}
 ruler:
   storage: {{type: local, local: {{directory: {folder}/rules}}}}
   rule_path: {folder}/scratch
@@ -73,48 +73,15 @@ class Backend:
         return self.get(f"{self._api}/query_range", query=expression, **window)["data"]["result"]  # type: ignore[no-any-return]
 
 
-@contextlib.contextmanager
-def _running(command: list[object], log: Path, ready_url: str) -> Iterator[None]:
-    """A program, once a page answers with 200; SIGTERM at the end."""
-    with log.open("ab") as output:
-        process = subprocess.Popen([str(word) for word in command], stdout=output, stderr=output)
-
-    def is_ready() -> bool:
-        assert process.poll() is None, log.read_text()[-3000:]
-        with contextlib.suppress(OSError), urllib.request.urlopen(ready_url, timeout=2) as answer:
-            return bool(answer.status == 200)
-        return False
-
-    try:
-        wait_for(is_ready, 120, lambda: log.read_text()[-3000:])
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _missing(reason: str) -> None:
-    if os.environ.get("TAPIO_REQUIRE_BACKENDS") == "1":
-        pytest.fail(f"TAPIO_REQUIRE_BACKENDS=1, but {reason}")
-    pytest.skip(reason)
-
-
 def require_prometheus() -> None:
-    """Skips without Prometheus and promtool; with TAPIO_REQUIRE_BACKENDS=1 that is a failure."""
+    """Skips without Prometheus and promtool. TAPIO_REQUIRE_BACKENDS=1 makes that a failure."""
     if not (shutil.which("prometheus") and shutil.which("promtool")):
-        _missing("the package prometheus is not installed")
+        missing("the package prometheus is not installed: run `make backends`", "TAPIO_REQUIRE_BACKENDS")
 
 
 def loki_binary() -> Path:
-    """Where Loki is. Skips unless `make loki` has built it; with TAPIO_REQUIRE_BACKENDS=1 that is a failure."""
-    done = subprocess.run([ROOT / "tools/build-loki", "--if-built"], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        _missing((done.stderr.strip().splitlines() or ["make loki said nothing"])[-1])
-    return Path(done.stdout.strip())
+    """Where Loki is. Skips unless `make loki` has built it. TAPIO_REQUIRE_BACKENDS=1 makes that a failure."""
+    return built("TAPIO_REQUIRE_BACKENDS", "build-loki", "--if-built")
 
 
 @contextlib.contextmanager
@@ -132,7 +99,7 @@ def running_prometheus(folder: Path, targets: dict[str, dict[str, str]], *rules:
     config.write_text(json.dumps(document))  # JSON is YAML
     command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder}/data",
                f"--web.listen-address=127.0.0.1:{port}"]  # fmt: skip
-    with _running(list(command), folder / "log", f"http://127.0.0.1:{port}/-/ready"):
+    with running(command, folder / "log", answers(f"http://127.0.0.1:{port}/-/ready")):
         yield Backend(port, "/api/v1")
 
 
@@ -145,7 +112,6 @@ def running_loki(binary: Path, folder: Path, *rules: Path) -> Iterator[Backend]:
     for path in rules:
         shutil.copy(path, tenant)
     config = folder / "loki.yaml"
-    config.write_text(_LOKI.format(port=port, grpc_port=free_port(), folder=folder))
-    command = [binary, f"-config.file={config}"]
-    with _running(list(command), folder / "log", f"http://127.0.0.1:{port}/ready"):
+    config.write_text(_LOKI.format(max_series=MAX_SERIES, port=port, grpc_port=free_port(), folder=folder))
+    with running([binary, f"-config.file={config}"], folder / "log", answers(f"http://127.0.0.1:{port}/ready")):
         yield Backend(port, "/loki/api/v1")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 FOLDER = Path(__file__).parent.parent.parent / "dashboards"
+VARIABLES = ("cluster", "node", "namespace", "workload", "pod")
 BOARDS = {path.stem: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
 
 
@@ -15,6 +16,7 @@ class Asked(NamedTuple):
 
     board: str
     panel: dict[str, Any]
+    target: dict[str, Any]
     source: str
     expression: str
     legend: str
@@ -33,7 +35,7 @@ def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
 def queries() -> list[Asked]:
     """Every query of every panel."""
     return [
-        Asked(name, panel, target["datasource"]["type"], target["expr"], target.get("legendFormat", ""),
+        Asked(name, panel, target, target["datasource"]["type"], target["expr"], target.get("legendFormat", ""),
               bool(target.get("instant")) or target.get("queryType") == "instant")
         for name, board in BOARDS.items() for panel in panels(board) for target in panel["targets"]
     ]  # fmt: skip
@@ -44,11 +46,19 @@ def annotations() -> list[tuple[str, str]]:
     return [(name, one["expr"]) for name, board in BOARDS.items() for one in board["annotations"]["list"]]
 
 
-def filled(expression: str, seconds: int = 60, interval: str = "10s", **chosen: str) -> str:
-    """A query with its variables filled in: all values of those that are not `chosen`."""
-    values = {"__rate_interval": interval, "__range": f"{seconds}s", "__auto": interval, "__interval": interval}
-    values |= {name: chosen.get(name, ".*") for name in ("cluster", "node", "namespace", "workload", "pod")}
-    for name, value in values.items():
-        expression = expression.replace(f"${name}", value)
+def chosen(expression: str, **values: str) -> str:
+    """A query with the variables filled in that one chooses: `.*`, as for all, of those that are not given."""
+    for name in VARIABLES:
+        value = values.get(name, ".*")
+        expression = expression.replace(f"${{{name}:pipe}}", value).replace(f"${name}", value)
+    return expression
+
+
+def filled(expression: str, seconds: int = 60, interval: str = "10s", **values: str) -> str:
+    """A query with everything filled in, as Grafana would before it asks."""
+    expression = chosen(expression, **values)
+    windows = {"__rate_interval": interval, "__range": f"{seconds}s", "__auto": interval}
+    for name, window in windows.items():
+        expression = expression.replace(f"${name}", window)
     assert "$" not in expression.replace('"$1"', ""), expression
     return expression

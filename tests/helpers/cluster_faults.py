@@ -45,7 +45,8 @@ class Faults:
 
     def refuse(self, times: int) -> None:
         """The checkout's database is away."""
-        self._cgroups["checkout"].run(clients.command("connect", "127.0.0.1", self._database, times, 111))
+        command = clients.command("connect", "10.77.0.2", self._database, times, 111)
+        self._cgroups["checkout"].run(self._wire.command("left", command))
         self.caused["CONNECTION_REFUSED"] += times
 
     def exit(self, times: int) -> None:

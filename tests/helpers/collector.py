@@ -7,31 +7,18 @@ import itertools
 import os
 import socket
 import subprocess
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from helpers.programs import ROOT, answers, built, running
 
-from helpers.running_agent import wait_for
-
-ROOT = Path(__file__).parent.parent.parent
 _PORTS = itertools.cycle(range(20_001 + os.getpid() % 5_000 * 2, 32_000, 2))
 PIPELINES = ROOT / "otel" / "collector"
 
 
 def collector_binary() -> Path:
-    """Where it is; built when it is not there yet.
-
-    Skips where it cannot be built; with TAPIO_REQUIRE_COLLECTOR=1 that is a failure.
-    """
-    done = subprocess.run([ROOT / "tools/build-collector"], capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return Path(done.stdout.strip())
-    reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-    if os.environ.get("TAPIO_REQUIRE_COLLECTOR") == "1":
-        pytest.fail(f"TAPIO_REQUIRE_COLLECTOR=1, but: {reason}")
-    pytest.skip(reason)
+    """Where it is; built when it is not there yet. TAPIO_REQUIRE_COLLECTOR=1 makes a skip a failure."""
+    return built("TAPIO_REQUIRE_COLLECTOR", "build-collector")
 
 
 def free_port() -> int:
@@ -54,25 +41,7 @@ def running_collector(
         **os.environ, "OTLP_ENDPOINT": f"127.0.0.1:{port}", "HEALTH_ENDPOINT": f"127.0.0.1:{health}",
         "QUEUE_DIRECTORY": str(folder / "queue"), **variables,
     }  # fmt: skip
-    log = folder / "log"
-    with log.open("ab") as output:
-        # Its own telemetry would listen on a fixed port.
-        command = [binary, *(f"--config={path}" for path in configs), "--set=service::telemetry::metrics::level=none"]
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
-
-    def is_healthy() -> bool:
-        assert process.poll() is None, log.read_text()[-3000:]
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{health}", timeout=1) as answer:
-            return bool(answer.status == 200)
-        return False
-
-    try:
-        wait_for(is_healthy, 60, lambda: log.read_text()[-3000:])
+    # Its own telemetry would listen on a fixed port.
+    command = [binary, *(f"--config={path}" for path in configs), "--set=service::telemetry::metrics::level=none"]
+    with running(command, folder / "log", answers(f"http://127.0.0.1:{health}"), environment=environment) as process:
         yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

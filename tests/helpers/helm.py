@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import jsonschema
-import pytest
 import yaml
 
-ROOT = Path(__file__).parent.parent.parent
+from helpers.programs import ROOT, built
+
 CHART = ROOT / "deploy" / "helm" / "tapio"
 KUBERNETES = "1.34.2"  # as tools/fetch-kubernetes-schema
 
 Document = dict[str, Any]
 
 
-def tool(name: str, *arguments: str) -> Path:
-    """What a script of tools/ builds or fetches; skips where it cannot.
-
-    With TAPIO_REQUIRE_DEPLOY=1 that is a failure.
-    """
-    done = subprocess.run([ROOT / "tools" / name, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return Path(done.stdout.strip())
-    reason = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-    if os.environ.get("TAPIO_REQUIRE_DEPLOY") == "1":
-        pytest.fail(f"TAPIO_REQUIRE_DEPLOY=1, but: {reason}")
-    pytest.skip(reason)
+def tool(script: str, *arguments: str) -> Path:
+    """What a script of tools/ builds or fetches for deploy/. TAPIO_REQUIRE_DEPLOY=1 makes a skip a failure."""
+    return built("TAPIO_REQUIRE_DEPLOY", script, *arguments)
 
 
 def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -19,11 +19,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
-from helpers.helm import ROOT, agent_toml, container, of_kind, tool
-from helpers.running_agent import wait_for
+from helpers.helm import agent_toml, container, of_kind, tool
+from helpers.programs import ROOT, missing, running
 from tapio.config import CHECKOUT_EBPF_DIR
 
 MANIFEST = ROOT / "deploy" / "tapio.yaml"
@@ -77,7 +76,7 @@ class Pod:
     def __init__(self, folder: Path, *, config: str = "", environment: dict[str, str] | None = None) -> None:
         for program in ("runc", SECCOMP):
             if shutil.which(str(program)) is None and not Path(program).exists():
-                pytest.skip(f"{program} is missing: run 'make deploy-tools'")
+                missing(f"{program} is missing: run 'make deploy-tools'", "TAPIO_REQUIRE_DEPLOY")
         self.folder = folder
         self.rootfs = tool("build-image", "--rootfs")
         documents = [one for one in yaml.safe_load_all(MANIFEST.read_text()) if one]
@@ -205,21 +204,8 @@ class Pod:
 def running_pod(pod: Pod) -> Iterator[subprocess.Popen[bytes]]:
     """The container, ready as its readiness probe says; gone at the end."""
     pod.bundle()
-    with pod.output.open("wb") as output, pod.log.open("wb") as log:
-        process = subprocess.Popen(pod.command(), stdout=output, stderr=log)
-
-    def ready() -> bool:
-        assert process.poll() is None, pod.log.read_text()
-        return pod.page("/readyz")[0] == 200
-
     try:
-        wait_for(ready, 30, lambda: pod.log.read_text() + str(pod.page("/readyz")))
-        yield process
+        with running(pod.command(), pod.log, lambda: pod.page("/readyz")[0] == 200, output=pod.output) as process:
+            yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
         pod.delete()

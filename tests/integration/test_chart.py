@@ -14,7 +14,8 @@ import jsonschema
 import pytest
 import yaml
 from helpers.collector import collector_binary
-from helpers.helm import CHART, ROOT, Document, agent_toml, check_schema, container, helm, of_kind, render, template
+from helpers.helm import CHART, Document, agent_toml, check_schema, container, helm, of_kind, render, template
+from helpers.programs import ROOT
 
 import tapio
 from tapio import config as configuration
@@ -357,7 +358,8 @@ def test_scraped_series_have_the_labels_that_the_dashboards_go_by(kind: str, tmp
     (monitor,) = [one for one in render(values, tmp_path) if one["kind"] == kind]
     (endpoint,) = monitor["spec"].get("podMetricsEndpoints") or monitor["spec"]["endpoints"]
     labels = {one["targetLabel"]: one.get("replacement", one.get("sourceLabels")) for one in endpoint["relabelings"]}
-    assert labels == {"host_name": ["__meta_kubernetes_pod_node_name"], "k8s_cluster_name": "prod-eu"}
+    node = ["__meta_kubernetes_pod_node_name"]
+    assert labels == {"job": "tapio", "host_name": node, "k8s_cluster_name": "prod-eu"}
 
 
 def test_the_example_collector_s_pipeline_is_valid(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.helm import ROOT, tool
+from helpers.helm import tool
+from helpers.programs import ROOT
 
 LOCKED = re.compile(r"^([a-z0-9.-]+)==([^ ;]+)", re.MULTILINE)
 PURL = re.compile(r"pkg:(deb/debian|pypi)/[a-z0-9.+%B-]+@[A-Za-z0-9.+~%-]+(\?arch=[a-z0-9]+)?")

@@ -92,6 +92,14 @@ def test_every_panel_is_whole(name: str, panel: dict[str, Any]) -> None:
     assert panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24
 
 
+@pytest.mark.parametrize("query", [one for one in QUERIES if one.panel["type"] == "stat"], ids=lambda query: query.name)
+def test_what_every_cluster_has_is_not_coloured_as_a_fault(query: Asked) -> None:
+    """Else the numbers were orange for ever, and nobody looked at them."""
+    everyday = r'anomaly_type=~"kernel|abnormal_exit|ABNORMAL_EXIT|connection_refused|CONNECTION_REFUSED'
+    steps = [step["color"] for step in query.panel["fieldConfig"]["defaults"]["thresholds"]["steps"]]
+    assert (steps == ["blue"]) == bool(re.search(everyday, query.expression)), steps
+
+
 @pytest.mark.parametrize("name", sorted(boards.BOARDS))
 def test_every_dashboard_is_whole(name: str) -> None:
     """Numbers and places of panels are unique; data sources and cluster are variables; nothing names a data source."""
@@ -109,8 +117,11 @@ def test_every_dashboard_is_whole(name: str) -> None:
             assert variable["description"]
             assert variable["includeAll"] is not (name == "tapio-node" and variable["name"] == "node")
             assert not variable["includeAll"] or variable["allValue"] == ".*"
-    used = set(re.findall(r"\$(cluster|node|namespace|workload|pod)\b", str(board["panels"])))
+    used = set(re.findall(rf"\$\{{?({'|'.join(boards.VARIABLES)})\b", str(board["panels"])))
     assert used <= set(variables)
+    for variable in variables.values():
+        # Grafana gives up a chosen value that is not in the list any more, each time it asks for the list.
+        assert variable["type"] != "query" or variable["refresh"] == 1, "on load only"
     for source in board["annotations"]["list"]:
         assert source["datasource"]["uid"] == "${loki}"
 
@@ -131,6 +142,17 @@ def test_rates_suit_the_resolution_and_counters_are_summed_after_them(query: Ask
         assert query.instant, "over the whole range it is one value"
 
 
+@pytest.mark.parametrize("query", QUERIES, ids=lambda query: query.name)
+def test_no_panel_grows_beyond_reading(query: Asked) -> None:
+    """Of nodes, peers, processes, namespaces and pods the ten highest; in Loki also beside its limit of 500 series."""
+    grouped = set(re.findall(r"\b(\w+)\b", " ".join(re.findall(r"\bby \(([^)]*)\)", query.expression))))
+    unbounded = {"host_name", "network_peer_address", "process_executable_name", "k8s_namespace_name", "workload"}
+    counts = query.expression.startswith(("count(", "sum(("))
+    if grouped & unbounded and not counts:
+        assert re.match(r"(sort_desc\()?(topk|bottomk)\(10, ", query.expression), query.expression
+    assert not re.search(r"max( by \([^)]*\))? \(max_over_time", query.expression), "a series of each record"
+
+
 @pytest.mark.parametrize(("kind", "expression"), EXPRESSIONS)
 def test_every_name_is_in_the_schema(kind: str, expression: str) -> None:
     if kind == "prometheus":
@@ -142,6 +164,9 @@ def test_every_name_is_in_the_schema(kind: str, expression: str) -> None:
             assert set(codes.split("|")) <= {name.rsplit(".", 1)[1].upper() for name in schema.EVENTS}
         fields = re.findall(r'="data\.(\w+)"', expression)
         assert set(fields) <= schema.DATA
+        for stream in re.findall(r"\{(service_name[^}]*)\}", expression):
+            pod = re.findall(r"k8s_pod_name\s*(=~|!~|!=|=)\s*\"([^\"]*)\"", stream)
+            assert all(how == "=~" and value.endswith("|") for how, value in pod), "no index label in every Loki"
     assert labels_in(expression) <= LABELS | MADE, labels_in(expression) - LABELS - MADE
 
 
@@ -170,6 +195,27 @@ def test_the_runbook_has_no_section_of_an_alert_that_is_gone() -> None:
     assert sections == {rule["alert"] for _, rule in ALERTS}
 
 
+def test_one_fault_is_one_notification() -> None:
+    """Alerts of both rulers about the same type of occurrence: the one that knows more silences the other."""
+    by_name = {rule["alert"]: rule["expr"] for _, rule in ALERTS}
+    document = yaml.safe_load((boards.FOLDER / "alerts" / "inhibit.yaml").read_text())
+    inhibited = set()
+    for rule in document["inhibit_rules"]:
+        names = [re.fullmatch(r'alertname="(\w+)"', *rule[f"{end}_matchers"]) for end in ("source", "target")]
+        source, target = (found[1] for found in names if found)
+        inhibited.add((source, target))
+        for label in rule["equal"]:
+            assert all(label in re.findall(r"\w+", by_name[name].split("(")[1]) for name in (source, target)), label
+    both = set()
+    for source in rules("loki.yaml"):
+        for target in rules("prometheus.yaml"):
+            kinds = {f'"kernel.{kind}"' for kind in ("container.oom_kill", "storage.io_error")
+                     if f'"{kind.split(".")[1].upper()}"' in source["expr"]}  # fmt: skip
+            if any(kind in target["expr"] for kind in kinds):
+                both.add((source["alert"], target["alert"]))
+    assert inhibited == both
+
+
 def test_every_prometheus_alert_is_tried_firing_and_not_firing() -> None:
     """In the cases for promtool, which tests/integration/test_alerts.py runs."""
     cases = yaml.safe_load((boards.FOLDER / "alerts" / "tests" / "prometheus.yaml").read_text())["tests"]
@@ -183,7 +229,7 @@ def test_every_prometheus_alert_is_tried_firing_and_not_firing() -> None:
 def test_provisioning_fits_the_dashboards() -> None:
     """The names that the variables of the dashboards look for, and the folder that the files are in."""
     folder = boards.FOLDER / "provisioning"
-    sources = yaml.safe_load((folder / "datasources.yaml").read_text())["datasources"]
+    sources = yaml.safe_load((folder / "datasources" / "tapio.yaml").read_text())["datasources"]
     assert {source["type"] for source in sources} == {"prometheus", "loki"}
-    (provider,) = yaml.safe_load((folder / "dashboards.yaml").read_text())["providers"]
+    (provider,) = yaml.safe_load((folder / "dashboards" / "tapio.yaml").read_text())["providers"]
     assert provider["options"]["path"] in (boards.FOLDER / "README.md").read_text()

@@ -86,6 +86,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{/* The labels that the dashboards and alerts go by: the attributes host.name and k8s.cluster.name. */}}
 {{- define "tapio.relabelings" -}}
+- {targetLabel: job, replacement: tapio} # by which the alerts know the agents, whatever the release is called
 - {sourceLabels: [__meta_kubernetes_pod_node_name], targetLabel: host_name}
 {{- if .Values.clusterName }}
 - {targetLabel: k8s_cluster_name, replacement: {{ .Values.clusterName | quote }}}
