@@ -23,20 +23,21 @@ REFUSED, LOST = "kernel.network.connection_refused", "tapio.agent.events_lost"
 
 
 class Storm(NamedTuple):
-    """What became of it. Other processes' refused connects of that time are in `emitted` and `kernel`, too."""
+    """What became of it. Other processes' refused connects of that time are in `emitted`, `lost` and `kernel`, too."""
 
     times: int
     speed: float  # connects/s
+    own: int  # the sum of data.count of the storm alone
     emitted: int  # the sum of data.count
     lost: int  # as reported
     kernel: int  # records that went into the ring and events that found it full
-    files: int
+    files: int  # of the storm and of losses
     grown_mib: float
 
     def rows(self) -> list[str]:
         """Rows of a Markdown table."""
         return [
-            f"| {self.times:,} refused connects: sum of `data.count` | {self.times:,} | {self.emitted:,} |",
+            f"| {self.times:,} refused connects: sum of `data.count` | {self.times:,} | {self.own:,} |",
             f"| … reported as lost | 0 | {self.lost:,} |",
             f"| … files | 100 | {self.files} |",
             f"| … growth of VmRSS | 8 MiB | {self.grown_mib:.1f} MiB |",
@@ -46,10 +47,10 @@ class Storm(NamedTuple):
 def storm_of_connects(agent: RunningAgent, loads: Loads, times: int, stop_s: float = 0) -> Storm:
     """So many beside the agent."""
 
-    def counted() -> list[int]:
+    def kernel_count() -> int:
         mine = 'hook="inet_sock_set_state",observer="network"'
         kernel = agent.metric(f"tapio_kernel_records_total{{{mine}}}")
-        return [len(agent.occurrences()), int(kernel + agent.metric('tapio_lost_events_total{observer="network"}'))]
+        return int(kernel + agent.metric('tapio_lost_events_total{observer="network"}'))
 
     def stop() -> None:
         time.sleep(0.5)
@@ -57,16 +58,18 @@ def storm_of_connects(agent: RunningAgent, loads: Loads, times: int, stop_s: flo
         time.sleep(stop_s)
         agent.process.send_signal(signal.SIGCONT)
 
-    before, resident = counted(), resident_mib(agent.pid)
+    before, seen, resident = kernel_count(), len(agent.occurrences()), resident_mib(agent.pid)
     stopper = threading.Thread(target=stop if stop_s else lambda: None)
     stopper.start()
     speed = loads.connects(times)
     stopper.join()
     time.sleep(12)  # the interval of an episode
-    grown, after = resident_mib(agent.pid) - resident, counted()
-    found = agent.occurrences()[before[0] :]
-    emitted, lost = (sum(one["data"]["count"] for one in found if one["type"] == kind) for kind in (REFUSED, LOST))
-    return Storm(times, speed, emitted, lost, after[1] - before[1], after[0] - before[0], grown)
+    grown, kernel = resident_mib(agent.pid) - resident, kernel_count() - before
+    found = agent.occurrences()[seen:]
+    refused, lost = ([one for one in found if one["type"] == kind] for kind in (REFUSED, LOST))
+    own = [one for one in refused if one["data"].get("comm") == "connect_storm"]
+    sums = (sum(one["data"]["count"] for one in each) for each in (own, refused, lost))
+    return Storm(times, speed, *sums, kernel, len(own) + len(lost), grown)
 
 
 def main() -> None:

@@ -53,7 +53,9 @@ def kills(agent: RunningAgent, cgroups: list[ScratchCgroup], expected: int) -> l
 
 def needs_named_victims(agent: RunningAgent) -> None:
     """Where marks carry only a pid, each further victim is told alone, by its exit."""
-    beat = json.loads((agent.data_dir / ".agent.json").read_text())
+    heartbeat = agent.data_dir / ".agent.json"
+    wait_for(heartbeat.exists, 10)
+    beat = json.loads(heartbeat.read_text())
     if "by pid alone" in beat["observers"]["container"]["reason"]:
         pytest.skip(beat["observers"]["container"]["reason"])
 
