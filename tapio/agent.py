@@ -239,6 +239,8 @@ class Agent:
             source.telemetry.anomalies[anomaly.type.name] += anomaly.count
             if anomaly.data.get("attribution") == "none":
                 source.telemetry.unattributed += anomaly.count
+        if anomalies and self._enrichment is not None:
+            anomalies = self._enrichment.mark_expected(anomalies)
         if anomalies:
             self._emit(self._episodes.admit(anomalies, boot_ns()), sinks, telemetry)
 
@@ -246,7 +248,7 @@ class Agent:
         if self._enrichment is not None:
             self._send(self._enrichment.admit(leaving, boot_ns()), sinks, telemetry)
         else:
-            plain = [Enriched(emitted, self._context, {}, emitted.anomaly.severity) for emitted in leaving]
+            plain = [Enriched(emitted, self._context, {}) for emitted in leaving]
             self._send(plain, sinks, telemetry)
 
     def _send(self, leaving: list[Enriched], sinks: MultiSink, telemetry: Telemetry) -> None:
@@ -281,7 +283,7 @@ class Agent:
             source="tapio",
             type=anomaly.type.name,
             protocol_version=PROTOCOL_VERSION,
-            severity=enriched.severity,
+            severity=anomaly.severity,
             outcome=anomaly.type.outcome,
             error=Error(code=anomaly.type.code, message=anomaly.message),
             context=enriched.context,

@@ -107,7 +107,7 @@ class Episodes:
 
     def _place(self, anomaly: Anomaly) -> tuple[_Episode, bool]:
         """The episode of an anomaly, and whether the anomaly leaves on its own."""
-        overflow = (anomaly.type.name,)
+        overflow = anomaly.type.name, "expected" in anomaly.data  # what was expected never stands for what was not
         key = (*overflow, anomaly.data.get("cgroup_id"), *anomaly.key)
         episode = self._open.get(key)
         if episode is None and len(self._open) >= self.config.max_keys:

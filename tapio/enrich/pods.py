@@ -43,7 +43,7 @@ class Pod(msgspec.Struct, frozen=True):
     addresses: tuple[str, ...] = ()
     config_hash: str = ""
     deleting_since_ns: int = 0  # when this agent learned of it
-    job_done: bool = False
+    done_since_ns: int = 0  # the same of a job whose work is done
     gone_ns: int = 0
 
 
@@ -158,12 +158,15 @@ class PodIndex:
         containers.update(_containers(status))
         for old in list(containers)[:-_MAX_CONTAINERS]:
             del containers[old]
-        deleting_since_ns = known.deleting_since_ns if known else 0  # a deletion is never taken back
+        deleting_since_ns = known.deleting_since_ns if known else 0  # neither is ever taken back
+        done_since_ns = known.done_since_ns if known else 0
         config_hash = metadata.annotations.config_hash if metadata.annotations else ""
         # Of a static pod the API server has only a mirror, and deleting that stops nothing.
         if (deleted or metadata.deletion_timestamp) and not deleting_since_ns and not config_hash:
             deleting_since_ns = self._now_ns()
         owners = owners_of(metadata)
+        if owners and owners[0].kind == "job" and not done_since_ns and _succeeded(status):
+            done_since_ns = self._now_ns()
         ended = status.phase in ("Succeeded", "Failed")
         addresses = tuple(address.ip for address in status.pod_ips or () if address.ip)
         pod = Pod(
@@ -175,7 +178,7 @@ class PodIndex:
             addresses=() if found.spec.host_network or ended else addresses,
             config_hash=config_hash,
             deleting_since_ns=deleting_since_ns,
-            job_done=bool(owners) and owners[0].kind == "job" and _succeeded(status),
+            done_since_ns=done_since_ns,
         )
         self._gone.pop(pod.uid, None)
         if known:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
-from tapio.anomalies import Severity
+from tapio.anomalies import Anomaly
 from tapio.enrich.attribution import MISSES, UNSETTLED, Attribution, Result, attribute
 from tapio.enrich.cgroups import CgroupIndex, Rescan
 from tapio.enrich.pods import Pod
-from tapio.enrich.verdict import is_expected, oom_scope
+from tapio.enrich.verdict import is_expected, may_be_expected, oom_scope
 from tapio.episodes import Emitted
 from tapio.occurrence import Context, Entity
 
@@ -33,7 +33,6 @@ class Enriched(msgspec.Struct, frozen=True):
     emitted: Emitted
     context: Context | None
     data: dict[str, Any]
-    severity: Severity
 
 
 class Enrichment:
@@ -62,11 +61,22 @@ class Enrichment:
         """Whether what is known of the cluster is fresh."""
         return self._cluster.watch_up
 
+    def mark_expected(self, anomalies: Iterable[Anomaly]) -> list[Anomaly]:
+        """The same, ends that their pod's end explains marked as expected: each by its own time, so before folding."""
+        return [
+            msgspec.structs.replace(anomaly, data={**anomaly.data, "expected": True}, severity="info")
+            if may_be_expected(anomaly.type, anomaly.data)
+            and (pod := self._attribute(anomaly).pod) is not None
+            and is_expected(anomaly.boot_ns, pod)
+            else anomaly
+            for anomaly in anomalies
+        ]
+
     def admit(self, leaving: Iterable[Emitted], now_ns: int) -> list[Enriched]:
         """Those that can leave; the others are held for at most two seconds."""
         found = []
         for emitted in leaving:
-            attribution = self._attribute(emitted)
+            attribution = self._attribute(emitted.anomaly)
             if attribution.result in UNSETTLED:
                 if len(self._held) < _MAX_HELD:
                     self._held.append((emitted, now_ns + _HOLD_NS))
@@ -86,7 +96,7 @@ class Enrichment:
         self._seen = seen
         found, waiting = [], deque[tuple[Emitted, int]]()
         for emitted, until_ns in self._held:
-            attribution = self._attribute(emitted)
+            attribution = self._attribute(emitted.anomaly)
             if now_ns is not None and now_ns < until_ns and attribution.result in UNSETTLED:
                 waiting.append((emitted, until_ns))
             else:
@@ -102,26 +112,21 @@ class Enrichment:
         if found is not None:
             self._cgroups.merge(found)
         emitted, until_ns = self._held[0]
-        if until_ns - now_ns < _HOLD_NS - _RESCAN_AFTER_NS and self._attribute(emitted).result == "cgroup_unknown":
+        if until_ns - now_ns < _HOLD_NS - _RESCAN_AFTER_NS and self._attribute(emitted.anomaly).result == "cgroup_unknown":
             self._rescan.ask()
 
-    def _attribute(self, emitted: Emitted) -> Attribution:
-        anomaly = emitted.anomaly
+    def _attribute(self, anomaly: Anomaly) -> Attribution:
         return attribute(anomaly.data, anomaly.boot_ns, self._cgroups, self._cluster.pods.find)
 
     def _finish(self, emitted: Emitted, attribution: Attribution) -> Enriched:
         anomaly = emitted.anomaly
         self.outcomes[attribution.result] += emitted.count
         data: dict[str, Any] = {}
-        severity = anomaly.severity
         pod = attribution.pod
         if attribution.container_id:
             data["container_id"] = attribution.container_id
         if pod is not None:
             data["pod_uid"] = pod.uid
-            first_ns = anomaly.boot_ns if emitted.count == 1 else emitted.first_ns or anomaly.boot_ns
-            if is_expected(anomaly.type, anomaly.data, first_ns, pod):
-                data["expected"], severity = True, "info"
         scope = oom_scope(anomaly.type, anomaly.data, anomaly.boot_ns, self._cgroups)
         if scope is not None:
             data["oom_scope"] = scope
@@ -134,7 +139,7 @@ class Enrichment:
             namespace=pod.namespace if pod is not None else "",
             entities=self._entities(pod, attribution.container),
         )
-        return Enriched(emitted, context, data, severity)
+        return Enriched(emitted, context, data)
 
     def _entities(self, pod: Pod | None, container: str) -> tuple[Entity, ...]:
         if pod is None:
@@ -143,7 +148,7 @@ class Enrichment:
         def entity(kind: str, name: str, path: str) -> Entity:
             return Entity(kind=kind, id=f"{pod.namespace}/{path}", name=name)
 
-        found = [entity("pod", pod.name, pod.name)]
-        if container:
-            found.append(entity("container", container, f"{pod.name}/{container}"))
-        return (*found, *(entity(owner.kind, owner.name, owner.name) for owner in self._cluster.owners(pod)))
+        # What the pod belongs to from the top: readers of the first two find pod and deployment.
+        owners = [entity(owner.kind, owner.name, owner.name) for owner in reversed(self._cluster.owners(pod))]
+        inside = [entity("container", container, f"{pod.name}/{container}")] if container else []
+        return (entity("pod", pod.name, pod.name), *owners, *inside)

@@ -13,19 +13,20 @@ from tapio.enrich.pods import Pod
 # A process that is told to stop, and crashes over it, is still a crash.
 _CRASHES = frozenset({signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGSEGV,
                       signal.SIGSYS})  # fmt: skip
-_LEARNED_LATE_NS = 1_000_000_000  # the kubelet may have heard of the deletion before us
 
 
-def is_expected(kind: AnomalyType, data: Mapping[str, Any], first_ns: int, pod: Pod) -> bool:
-    """Whether a process ended because its pod does: it is being deleted, or a job that is done.
+def may_be_expected(kind: AnomalyType, data: Mapping[str, Any]) -> bool:
+    """Whether it is an end that a pod's end can explain."""
+    return kind is ABNORMAL_EXIT and "signal" in data and data["signal"] not in _CRASHES
 
-    `first_ns` is the time of the first of all ends that the anomaly stands for (boot clock).
+
+def is_expected(boot_ns: int, pod: Pod) -> bool:
+    """Whether a process ended at a time at which its pod was certainly being deleted, or a job's that was done.
+
+    Certain is what came after this agent learned of it, by its own clock: the API server's has seconds only, and may
+    be another than the node's.
     """
-    if kind is not ABNORMAL_EXIT or data.get("signal") in _CRASHES or "signal" not in data:
-        return False
-    if pod.deleting_since_ns and first_ns >= pod.deleting_since_ns - _LEARNED_LATE_NS:
-        return True
-    return pod.job_done
+    return any(since_ns and boot_ns >= since_ns for since_ns in (pod.deleting_since_ns, pod.done_since_ns))
 
 
 def oom_scope(kind: AnomalyType, data: Mapping[str, Any], boot_ns: int, cgroups: CgroupIndex) -> str | None:

@@ -10,13 +10,13 @@ from helpers.api_server import make_pod
 from helpers.schema import PROMETHEUS
 
 from tapio.anomalies import ABNORMAL_EXIT, OOM_KILL, Anomaly
-from tapio.config import KubernetesConfig
+from tapio.config import EpisodesConfig, KubernetesConfig
 from tapio.enrich.attribution import attribute
 from tapio.enrich.cgroups import CgroupIndex
 from tapio.enrich.chosen import is_chosen
 from tapio.enrich.pods import PodIndex
 from tapio.enrich.stage import Enriched, Enrichment
-from tapio.episodes import Emitted
+from tapio.episodes import Emitted, Episodes
 from tapio.errors import UsageError
 from tapio.prometheus import AgentCollector
 from tapio.telemetry import Telemetry
@@ -170,7 +170,7 @@ def test_the_container_is_waited_for_too(stage: Stage) -> None:
     assert stage.stage.admit([exit_of(cgroup_id=7)], 100 * S) == []
     (found,) = stage.stage.due(102 * S)
     assert found.context is not None
-    assert [entity.kind for entity in found.context.entities] == ["pod", "replicaset", "deployment"]
+    assert [entity.kind for entity in found.context.entities] == ["pod", "deployment", "replicaset"]
     assert stage.stage.outcomes["container_unknown"] == 1
     assert stage.stage.misses == 0
 
@@ -219,30 +219,43 @@ def test_a_pod_inside_of_a_pod_is_the_one_that_the_cluster_knows(stage: Stage) -
 
 
 @pytest.mark.parametrize(
-    ("boot_s", "count", "first_s", "signal", "expected"),
-    [
-        (111, 1, 90, 0, True),
-        (109.5, 1, 90, 0, True),  # the kubelet heard of it before us
-        (108, 1, 108, 0, False),
-        (120, 7, 90, 0, False),  # stands for ends of before, too
-        (120, 7, 112, 0, True),
-        (120, 1, 120, 15, True),
-        (120, 1, 120, 9, True),
-        (120, 1, 120, 11, False),
-        (120, 1, 120, 6, False),
-    ],
-)
+    ("boot_s", "signal", "expected"),
+    [(110, 0, True), (109.9, 0, False), (109.9, 15, False), (120, 15, True), (120, 9, True), (120, 11, False),
+     (120, 6, False)],
+)  # fmt: skip
+@pytest.mark.parametrize("why", ["deleted", "job done"])
 def test_expected_are_ends_since_the_deletion_that_are_no_crash(
-    stage: Stage, boot_s: float, count: int, first_s: float, signal: int, *, expected: bool
+    stage: Stage, boot_s: float, signal: int, why: str, *, expected: bool
 ) -> None:
+    """Since the agent learned of it: a crash in the same second may have been before."""
+    stage.cluster.learn(UIDS[0], owner=("Job", "j"))
+    stage.container(7, UIDS[0])
+    stage.cluster.now_ns = 110 * S
+    if why == "deleted":
+        stage.cluster.delete(UIDS[0])
+    else:
+        stage.cluster.learn(UIDS[0], owner=("Job", "j"), phase="Succeeded")
+    anomaly = exit_of(round(boot_s * S), cgroup_id=7, signal=signal).anomaly
+    (found,) = stage.stage.mark_expected([anomaly])
+    assert found.data.get("expected", False) is expected
+    assert found.severity == ("info" if expected else "error")
+
+
+@pytest.mark.parametrize("max_keys", [4096, 0])
+def test_what_was_expected_is_never_folded_with_what_was_not(stage: Stage, max_keys: int) -> None:
+    """Seven crashes before the deletion, eleven ends after it: two stories, also beyond the number of keys."""
     stage.cluster.learn(UIDS[0])
     stage.container(7, UIDS[0])
     stage.cluster.now_ns = 110 * S
     stage.cluster.delete(UIDS[0])
-    emitted = exit_of(round(boot_s * S), count, round(first_s * S), cgroup_id=7, signal=signal)
-    (found,) = stage.stage.admit([emitted], 120 * S)
-    assert found.data.get("expected", False) is expected
-    assert found.severity == ("info" if expected else "error")
+    episodes = Episodes(EpisodesConfig(individual=1, max_keys=max_keys), lambda: "id")
+    times = [109] * 7 + [111] * 11
+    anomalies = stage.stage.mark_expected(exit_of(at * S, cgroup_id=7).anomaly for at in times)
+    leaving = [*episodes.admit(anomalies, 112 * S), *episodes.flush()]
+    counts = {(item.anomaly.severity, item.anomaly.data.get("expected")): 0 for item in leaving}
+    for item in leaving:
+        counts[item.anomaly.severity, item.anomaly.data.get("expected")] += item.count
+    assert counts == {("error", None): 7, ("info", True): 11}
 
 
 def test_an_oom_kill_of_a_pod_that_is_being_deleted_is_not_expected(stage: Stage) -> None:
@@ -250,9 +263,9 @@ def test_an_oom_kill_of_a_pod_that_is_being_deleted_is_not_expected(stage: Stage
     stage.container(7, UIDS[0])
     stage.cluster.delete(UIDS[0])
     anomaly = Anomaly(OOM_KILL, 120 * S, "OOM kill", {"cgroup_id": 7, "signal": 9, "exit_code": 137}, "critical", ())
-    (found,) = stage.stage.admit([Emitted(anomaly, 1)], 120 * S)
-    assert found.severity == "critical"
-    assert "expected" not in found.data
+    (marked,) = stage.stage.mark_expected([anomaly])
+    assert marked.severity == "critical"
+    assert "expected" not in marked.data
 
 
 @pytest.mark.parametrize(

@@ -250,8 +250,19 @@ def test_a_job_is_done_when_all_that_it_is_for_ended_well(
     pods.apply("ADDED", raw(pod))
     found = pods.find("u")
     assert found is not None
-    assert found.job_done is done
+    assert found.done_since_ns == (1000 * S if done else 0)
     assert found.owners == (Owner("job", "j", "uid-j"),)
+
+
+def test_a_job_is_done_since_it_was_learned(pods: PodIndex, clock: Clock) -> None:
+    """Later changes do not move that, and a stale list does not take it back."""
+    running, done = (make_pod(uid="u", owner=("Job", "j"), phase=phase) for phase in ("Running", "Succeeded"))
+    for item in (running, done, done, running):
+        clock.ns += S
+        pods.apply("MODIFIED", raw(item))
+    found = pods.find("u")
+    assert found is not None
+    assert found.done_since_ns == 1002 * S
 
 
 def test_services_pass_their_addresses_on(clock: Clock) -> None:
