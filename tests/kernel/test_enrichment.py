@@ -180,14 +180,23 @@ def test_a_pod_that_never_comes_is_counted(agent: RunningAgent) -> None:
     assert agent.metric('tapio_enriched_total{result="pod_unknown"}') >= 5
 
 
-def test_processes_of_the_host_have_no_pod_and_wait_for_nothing(agent: RunningAgent, cgroup: ScratchCgroup) -> None:
-    """Also where a pod is near: CRI-O's monitor in the pod's slice, a cgroup that only looks like a pod's."""
+def test_processes_of_the_host_have_no_pod_and_wait_for_nothing(
+    agent: RunningAgent, api: ApiServerDouble, cgroup: ScratchCgroup
+) -> None:
+    """Also where a pod is near: CRI-O's monitor in the pod's slice, a user's cgroup that has a known pod's name."""
     misses = agent.metric("tapio_enrichment_misses_total")
     fail(cgroup)
     (item,) = arrived(agent, cgroup, 1, 1.5)
     assert item["context"] == {"node": NODE}
-    uid = str(uuid.uuid4())
-    for path in (f"kubepods/burstable/pod{uid}/crio-conmon-{new_id()}", "kubepods/burstable", f"pods/my-pod{uid}"):
+    uid, container_id = new_pod(api, agent)
+    low = uid.replace("-", "_")
+    for path in (
+        f"kubepods/burstable/pod{uid}/crio-conmon-{new_id()}",
+        "kubepods/burstable",
+        f"pods/pod{uid}/{container_id}",
+        f"user.slice/user-1000.slice/user@1000.service/kubepods/burstable/pod{uid}/{container_id}",
+        f"system.slice/mine.service/kubepods-pod{low}.slice:cri-containerd:{container_id}",
+    ):
         with cgroup_at(path) as made:
             fail(made[path])
             (item,) = arrived(agent, made[path], 1, 1.5)

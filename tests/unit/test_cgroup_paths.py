@@ -61,6 +61,40 @@ SLICE = f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{LOW}.s
         (f"/user.slice/pod{UID}x/{ID}", ()),
         (f"/kubepods/pod{UID[:-1]}", ()),  # cut off
         (f"/kubepods/mypod{UID}", ()),
+        # A node in a container, as kind, k3d and minikube have it; a kubelet with a cgroup root of its own.
+        (f"/docker/{'cd' * 32}/kubepods/besteffort/pod{UID}/{ID}", IN),
+        (f"/system.slice/docker-{'cd' * 32}.scope{SLICE}/cri-containerd-{ID}.scope", IN),
+        (f"/docker/{'cd' * 32}/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{LOW}.slice", POD),
+        (f"/../../kubepods/pod{UID}/{ID}", IN),  # as a mount shows it in another cgroup namespace
+        (f"/my/own/kubepods/pod{UID}/{ID}", IN),
+        (f"/my.slice/my-a_b.slice/my-a_b-kubepods.slice/my-a_b-kubepods-pod{LOW}.slice/crio-{ID}.scope", IN),
+        (f"/runtime.slice/containerd.service/kubepods-pod{LOW}.slice:cri-containerd:{ID}", IN),
+        (f"/kubepods-burstable-pod{LOW}.slice:cri-containerd:{ID}", IN),
+        # Look-alikes: not as a kubelet nests them.
+        (f"/pod{UID}/{ID}", ()),
+        (f"/pods/pod{UID}/{ID}", ()),
+        (f"/burstable/pod{UID}/{ID}", ()),
+        (f"/kubepods/guaranteed/pod{UID}/{ID}", ()),
+        (f"/kubepods/x/pod{UID}/{ID}", ()),
+        (f"/mykubepods/pod{UID}/{ID}", ()),
+        (f"/kubepods-burstable-pod{LOW}.slice/cri-containerd-{ID}.scope", ()),
+        (f"/kubepods.slice/kubepods-burstable-pod{LOW}.slice/cri-containerd-{ID}.scope", ()),
+        (f"/x.slice/kubepods-burstable.slice/kubepods-burstable-pod{LOW}.slice/cri-containerd-{ID}.scope", ()),
+        (f"/kubelet-kubepods.slice/kubelet-kubepods-pod{LOW}.slice/crio-{ID}.scope", ()),
+        # Look-alikes where others than root make cgroups.
+        (f"/user.slice/kubepods/pod{UID}/{ID}", ()),
+        (f"/user.slice/user-1000.slice/user@1000.service{SLICE}/cri-containerd-{ID}.scope", ()),
+        (f"/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{ID}.scope/kubepods/pod{UID}/{ID}", ()),
+        (f"/user.slice/containerd.service/kubepods-pod{LOW}.slice:cri-containerd:{ID}", ()),
+        (f"/system.slice/mine.service/kubepods/burstable/pod{UID}/{ID}", ()),
+        (f"/system.slice/mine.service/kubepods-pod{LOW}.slice:cri-containerd:{ID}", ()),
+        (f"/system.slice/mine.service/containerd.service/kubepods-pod{LOW}.slice:cri-containerd:{ID}", ()),
+        (f"/system.slice/containerd.service/kubepods/pod{UID}/{ID}", ()),
+        (f"/system.slice/containerd.service/x/kubepods-pod{LOW}.slice:cri-containerd:{ID}", ()),
+        (f"/system.slice/run-r5.scope{SLICE}/cri-containerd-{ID}.scope", ()),
+        (f"/user.slice/user-1000.slice/session-3.scope/kubepods/pod{UID}/{ID}", ()),
+        # In a container: still that container.
+        (f"{SLICE}/cri-containerd-{ID}.scope/system.slice/x.service/kubepods/pod{'1' * 8}{UID[8:]}/{ID}", IN),
     ],
 )  # fmt: skip
 def test_a_path_names_its_pod_and_container(path: str, expected: tuple[PodCgroup, ...]) -> None:
