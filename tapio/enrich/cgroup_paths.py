@@ -13,8 +13,8 @@ pods, the outermost first.
 
 A pod is named only from a kubepods root down as the kubelet nests it, and only where nobody but root and the container
 runtimes can make cgroups: systemd hands `user.slice` to users and a service's or scope's own cgroup to whom it runs as,
-so below those nothing is believed, but below a container's scope (a node in a container) and, for a name of the mixed-up
-kind, directly in a runtime's service.
+so nothing below those is believed. But: below a container's scope (a node in a container) it is, and a name of the
+mixed-up kind directly in a runtime's service.
 """
 
 from __future__ import annotations

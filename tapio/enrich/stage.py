@@ -112,7 +112,10 @@ class Enrichment:
         if found is not None:
             self._cgroups.merge(found)
         emitted, until_ns = self._held[0]
-        if until_ns - now_ns < _HOLD_NS - _RESCAN_AFTER_NS and self._attribute(emitted.anomaly).result == "cgroup_unknown":
+        if (
+            until_ns - now_ns < _HOLD_NS - _RESCAN_AFTER_NS
+            and self._attribute(emitted.anomaly).result == "cgroup_unknown"
+        ):
             self._rescan.ask()
 
     def _attribute(self, anomaly: Anomaly) -> Attribution:

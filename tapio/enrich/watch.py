@@ -1,9 +1,9 @@
 """One list and one watch of a kind of object, for ever: what Kubernetes clients call a reflector.
 
-List with resourceVersion 0 (the API server's cache, in pages), watch from there, with bookmarks. A watch that ends is
-taken up where it was; 410 Gone, by status or as an event, means a new list, and so does a watch that stays silent.
-There is never more than one request in flight, none without a timeout, and after a failure a jittered wait of up to
-half a minute.
+List with resourceVersion 0 (the API server's cache; one object is kept at a time), watch from there, with bookmarks. A
+watch that ends is taken up where it was; 410 Gone, by status or as an event, means a new list, and so does a watch that
+stays silent. There is never more than one request in flight, none without a timeout, and after a failure a jittered
+wait of up to half a minute.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import urllib3
 
+from tapio.enrich.list_items import ListItems
 from tapio.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ _PAGE = 100
 _LIST_TIMEOUT_S = 30.0
 _READ_TIMEOUT_S = 90.0  # a bookmark comes about every minute
 _WATCH_S = (240, 480)
-_MAX_PAGE_BYTES = 64 << 20  # a list of the cache comes whole, whatever page size was asked for
-_MAX_LINE_BYTES = 4 << 20  # etcd takes objects of 1.5 MiB
+_CHUNK = 1 << 16
+_MAX_OBJECT_BYTES = 4 << 20  # etcd takes objects of 1.5 MiB
 _BACKOFF_S = (0.5, 30.0)
 _GONE = 410
 # A server that was restored from a backup does not know our version yet: it says 504 (or 400), or nothing at all.
@@ -40,8 +41,11 @@ _LOST = (_GONE, 400, 504)
 class Handler(Protocol):
     """Who keeps the objects."""
 
-    def replace(self, objects: Iterable[bytes | msgspec.Raw]) -> int:
-        """Take over a whole list; returns how many of it could not be read."""
+    def replace(self, objects: Iterable[bytes]) -> int:
+        """Take over a whole list as it comes; returns how many of it could not be read.
+
+        An error of the iterable goes through: then the list is not whole, and says nothing of what it lacks.
+        """
 
     def apply(self, kind: str, raw: bytes | msgspec.Raw) -> None:
         """Take over one change; msgspec.MsgspecError when it cannot be read."""
@@ -52,9 +56,8 @@ class _ListMetadata(msgspec.Struct, frozen=True):
     next_page: str = msgspec.field(name="continue", default="")
 
 
-class _Page(msgspec.Struct, frozen=True):
+class _List(msgspec.Struct, frozen=True):
     metadata: _ListMetadata
-    items: list[msgspec.Raw] | None = None
 
 
 class _Event(msgspec.Struct, frozen=True):
@@ -71,7 +74,8 @@ class _Status(msgspec.Struct, frozen=True):
     message: str = ""
 
 
-_PAGES, _EVENTS = msgspec.json.Decoder(_Page), msgspec.json.Decoder(_Event)
+_EVENTS = msgspec.json.Decoder(_Event)
+_LISTS = msgspec.json.Decoder(_List)
 _VERSIONS, _STATUSES = msgspec.json.Decoder(_Versioned), msgspec.json.Decoder(_Status)
 
 
@@ -143,28 +147,31 @@ class Watch:
         return self._backoff(error.retry_after_s)
 
     def _list(self) -> None:
-        objects: list[msgspec.Raw] = []
-        parameters = {**self._parameters, "limit": str(_PAGE), "resourceVersion": "0"}
-        while True:
-            page = _PAGES.decode(self._page(parameters))
-            objects += page.items or ()
-            if not page.metadata.next_page:
-                break
-            parameters = {**self._parameters, "limit": str(_PAGE), "continue": page.metadata.next_page}
-        self.unreadable += self._handler.replace(objects)
-        self._version = page.metadata.version or "0"
+        listed = _ListMetadata()
 
-    def _page(self, parameters: Mapping[str, str]) -> bytes:
-        answer = self._server.get(self._path, parameters, _LIST_TIMEOUT_S)
+        def objects() -> Iterator[bytes]:
+            """Of all pages, one at a time."""
+            nonlocal listed
+            parameters = {"limit": str(_PAGE), "resourceVersion": "0"}
+            while parameters:
+                listed = yield from self._page(parameters)
+                parameters = {"limit": str(_PAGE), "continue": listed.next_page} if listed.next_page else {}
+
+        self.unreadable += self._handler.replace(objects())
+        self._version = listed.version or "0"
+
+    def _page(self, parameters: Mapping[str, str]) -> Generator[bytes, None, _ListMetadata]:
+        answer = self._server.get(self._path, {**self._parameters, **parameters}, _LIST_TIMEOUT_S)
         try:
-            body = bytearray()
-            while chunk := answer.read(1 << 20):
-                body += chunk
-                if len(body) > _MAX_PAGE_BYTES:
-                    raise ClusterError(f"listing {self._path}: over {_MAX_PAGE_BYTES >> 20} MiB: it is tried again")
-            return bytes(body)
+            items = ListItems()
+            while chunk := answer.read(_CHUNK):
+                yield from items.feed(chunk)
+                if items.waiting > _MAX_OBJECT_BYTES:
+                    limit = f"an object of more than {_MAX_OBJECT_BYTES >> 20} MiB"
+                    raise ClusterError(f"listing {self._path}: {limit}: it is tried again")
+            return _LISTS.decode(items.frame()).metadata
         finally:
-            answer.release_conn()
+            answer.close()
 
     def _follow(self) -> None:
         """Watch until the server ends it."""
@@ -204,8 +211,8 @@ class Watch:
 def _lines(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
     """The lines of an answer as they come; one that was cut off is dropped."""
     rest = b""
-    while chunk := answer.read1(65536):
+    while chunk := answer.read1(_CHUNK):
         *lines, rest = (rest + chunk).split(b"\n")
-        if len(rest) > _MAX_LINE_BYTES:
-            raise ClusterError(f"watching: an event of more than {_MAX_LINE_BYTES >> 20} MiB: it is tried again")
+        if len(rest) > _MAX_OBJECT_BYTES:
+            raise ClusterError(f"watching: an event of more than {_MAX_OBJECT_BYTES >> 20} MiB: it is tried again")
         yield from (line for line in lines if line.strip())

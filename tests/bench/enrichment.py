@@ -1,7 +1,7 @@
 """What enrichment costs: the agent's memory and CPU time with 250 pods and 50 changes a second.
 
 Run as root: `.venv/bin/python tests/bench/enrichment.py [SECONDS]`. All observers, the sinks file and otlp (to an
-address where nobody listens), pods of about 10 KiB each.
+address where nobody listens), pods of about 10 KiB each and of 100 KiB each.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from loads import cpu_s, resident_mib
 PODS, CHANGES_PER_S = 250, 50
 
 
-def measure(enriched: bool, seconds: float) -> None:
-    """One agent, idle but for its watch."""
+def measure(pod_kib: int, seconds: float) -> None:
+    """One agent, idle but for its watch; without enrichment for pods of 0 KiB."""
+    enriched = bool(pod_kib)
     folder = Path(tempfile.mkdtemp(prefix="tapio-bench-"))
     folder.chmod(0o755)
     with api_server(folder) as api:
-        fill = [{"manager": "kubelet", "fieldsV1": {f"f:{index}": {"f:name": {}} for index in range(380)}}]
+        fill = [{"manager": "kubelet", "fieldsV1": {f"f:{index}": {"f:name": {}} for index in range(38 * pod_kib)}}]
         pods = []
         for number in range(PODS):
             pod = make_pod(
@@ -51,9 +52,9 @@ def measure(enriched: bool, seconds: float) -> None:
                     changes += 1
                 time.sleep(0.02)
             used = cpu_s(agent.pid) - before
-            name = f"{PODS} pods, {changes / seconds:.0f} changes/s" if enriched else "without enrichment"
+            what = f"{PODS} pods of {pod_kib} KiB, {changes / seconds:.0f} changes/s"
             print(
-                f"{name}: VmRSS {resident_mib(agent.pid):.1f} MiB, "
+                f"{what if enriched else 'without enrichment'}: VmRSS {resident_mib(agent.pid):.1f} MiB, "
                 f"peak {resident_mib(agent.pid, 'VmHWM'):.1f} MiB, "
                 f"CPU {used / seconds * 100:.2f} % of one CPU over {seconds:.0f} s"
             )
@@ -63,5 +64,5 @@ def measure(enriched: bool, seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    for enriched in (False, True):
-        measure(enriched, float(sys.argv[1]) if len(sys.argv) > 1 else 30)
+    for pod_kib in (0, 10, 100):
+        measure(pod_kib, float(sys.argv[1]) if len(sys.argv) > 1 else 30)

@@ -51,7 +51,7 @@ class ApiServerDouble:
         self.tokens = {_FIRST}
         self.asked: list[Asked] = []
         self.faults: deque[int | str] = deque()
-        self.page = 0  # objects a page; 0: what the client asks for
+        self.page = 0  # objects a page; 0: what the client asks for, but all of a list of the cache, as the real one
         self.future: int | None = 504  # how a version that is still to come is refused; None: by silence
         self.selects = True  # whether field selectors are honoured
         self.version = 1000
@@ -263,7 +263,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _list(self, resource: str, query: dict[str, str]) -> None:
         found = self.api.list(resource, self._node(query))
-        page = self.api.page or int(query.get("limit", "500"))
+        page = self.api.page or (len(found) if query.get("resourceVersion") == "0" else int(query.get("limit", "500")))
         start = int(query.get("continue", "0"))
         metadata = {"resourceVersion": str(self.api.version)}
         if start + page < len(found):

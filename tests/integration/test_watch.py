@@ -230,7 +230,7 @@ def test_events_that_cannot_be_read_are_counted_and_passed_over(api: ApiServerDo
 
 
 def test_an_event_without_end_is_given_up(api: ApiServerDouble, monkeypatch: Any) -> None:
-    monkeypatch.setattr("tapio.enrich.watch._MAX_LINE_BYTES", 1 << 16)
+    monkeypatch.setattr("tapio.enrich.watch._MAX_OBJECT_BYTES", 1 << 16)
     watched = Watched(api)
     wait_for(lambda: api.watchers == 1)
     api.send(b"x" * (1 << 18))
