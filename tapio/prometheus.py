@@ -219,9 +219,12 @@ class AgentCollector(Collector):
         ):
             yield CounterMetricFamily(name, text, value=value)
         yield GaugeMetricFamily("tapio_k8s_pods", "Pods of this node that are known.", value=figures.pods)
-        yield GaugeMetricFamily(
-            "tapio_k8s_watch_up", "Whether the watch of the API server is open.", value=figures.watch_up
+        watches = GaugeMetricFamily(
+            "tapio_k8s_watch_up", "Whether a watch on the API server is open.", labels=["resource"]
         )
+        for resource, is_up in figures.watches.items():
+            watches.add_metric([resource], is_up)
+        yield watches
 
 
 def exposition(telemetry: Telemetry) -> bytes:

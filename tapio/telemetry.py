@@ -117,8 +117,8 @@ class EnrichmentFigures(Protocol):
         """Pods of this node that are known to exist."""
 
     @property
-    def watch_up(self) -> bool:
-        """Whether what is known of the cluster is fresh."""
+    def watches(self) -> dict[str, bool]:
+        """Whether each watch on the API server is open, by what it watches."""
 
 
 class Telemetry:

@@ -35,9 +35,9 @@ class Cluster:
             watch.start()
 
     @property
-    def watch_up(self) -> bool:
-        """Whether every watch is open and its list complete."""
-        return all(watch.is_up for watch in self._watches)
+    def watches(self) -> dict[str, bool]:
+        """Whether each watch is open and its list complete, by what it watches."""
+        return {watch.resource: bool(watch.up_since_ns) for watch in self._watches}
 
     def owners(self, pod: Pod) -> tuple[Owner, ...]:
         """What the pod belongs to, from its controller upwards."""
@@ -46,11 +46,16 @@ class Cluster:
         return (*found, Owner("cronjob", cronjob)) if cronjob else found
 
     def peer(self, address: str, boot_ns: int) -> dict[str, str] | None:
-        """Who had this address for certain. While a watch is down it may have passed on: then nobody is named."""
-        if not self._names_pods or not self.watch_up:
+        """Who alone had this address for certain.
+
+        While a watch was down it may have passed on, and the node's own is everybody's: then nobody is named.
+        """
+        if not self._names_pods or not all(0 < watch.up_since_ns <= boot_ns for watch in self._watches):
             return None
-        pod = self.pods.at_address(address, boot_ns)
-        if pod is not None:
-            return {"namespace": pod.namespace, "pod": pod.name}
+        pods = self.pods.at_address(address, boot_ns)
         service = self._services.at_address(address, boot_ns)
-        return {"namespace": service.namespace, "service": service.name} if service is not None else None
+        if service is not None:
+            return None if pods else {"namespace": service.namespace, "service": service.name}
+        if len(pods) != 1 or pods[0].host_network:
+            return None
+        return {"namespace": pods[0].namespace, "pod": pods[0].name}

@@ -12,7 +12,6 @@ from tapio.enrich.api_objects import Metadata, PodObject, PodStatus
 
 _KEPT_NS = 600_000_000_000
 _MAX_GONE = 2048
-_NEVER = 1 << 62
 _MAX_CONTAINERS = 64  # names kept of a pod, those of earlier restarts included
 
 
@@ -25,7 +24,7 @@ class Owner(msgspec.Struct, frozen=True):
 
 
 class Address(msgspec.Struct, frozen=True):
-    """That a pod had an address, on the boot clock. `until_ns` 0: it still has."""
+    """That a pod had an address for certain, on the boot clock. `until_ns` 0: it still has."""
 
     pod: Pod
     since_ns: int
@@ -41,6 +40,7 @@ class Pod(msgspec.Struct, frozen=True):
     owners: tuple[Owner, ...]
     containers: dict[str, str]  # names by runtime id
     addresses: tuple[str, ...] = ()
+    host_network: bool = False  # they are the node's
     config_hash: str = ""
     deleting_since_ns: int = 0  # when this agent learned of it
     done_since_ns: int = 0  # the same of a job whose work is done
@@ -78,7 +78,7 @@ class PodIndex:
         self._by_uid: dict[str, Pod] = {}
         self._by_hash: dict[str, dict[str, None]] = {}  # uids, the latest last
         self._gone: OrderedDict[str, None] = OrderedDict()
-        self._by_address: dict[str, Address] = {}
+        self._by_address: dict[str, tuple[Address, ...]] = {}
 
     def __len__(self) -> int:
         """Pods that exist."""
@@ -95,18 +95,23 @@ class PodIndex:
         claims = [self._by_uid[claim] for claim in self._by_hash.get(uid, ())]
         return claims[-1] if len({(pod.namespace, pod.name) for pod in claims}) == 1 else None
 
-    def at_address(self, address: str, when_ns: int) -> Pod | None:
-        """The pod that had this address for certain at that time (boot clock)."""
-        found = self._by_address.get(address)
-        if found is None or when_ns < found.since_ns or (found.until_ns and when_ns > found.until_ns):
-            return None
-        return found.pod
+    def at_address(self, address: str, when_ns: int) -> list[Pod]:
+        """The pods that claim this address at that time (boot clock); of several it is nobody's for certain.
 
-    def replace(self, objects: Iterable[bytes | msgspec.Raw]) -> int:
+        That of a pod which is being deleted may be given to the next before it is gone.
+        """
+        claims = [
+            held.pod
+            for held in self._by_address.get(address, ())
+            if held.since_ns <= when_ns and (not held.until_ns or when_ns <= held.until_ns)
+        ]
+        return [pod for pod in claims if not pod.deleting_since_ns] or claims
+
+    def replace(self, objects: Iterable[bytes]) -> int:
         """Take over a whole list; returns how many of it could not be read. Pods that are not in it are gone.
 
         A list can be older than what is known, so nothing is concluded from a pod's absence but that it may be
-        forgotten after a while.
+        forgotten after a while, and that nobody knows how long it had its addresses.
         """
         seen, unreadable = set(), 0
         for raw in objects:
@@ -116,6 +121,7 @@ class PodIndex:
                 unreadable += 1
         for uid in [uid for uid in self._by_uid if uid not in seen and uid not in self._gone]:
             self._retire(self._by_uid[uid])
+            self._disclaim(self._by_uid[uid])
         self._changed()
         return unreadable
 
@@ -142,9 +148,7 @@ class PodIndex:
             del self._gone[uid]
             pod = self._by_uid.pop(uid)
             self._unclaim(pod)
-            for address in pod.addresses:
-                if (held := self._by_address.get(address)) and held.pod.uid == uid:
-                    del self._by_address[address]
+            self._disclaim(pod)
         self.version += 1
 
     def _store(self, found: PodObject, *, deleted: bool = False) -> str:
@@ -175,7 +179,8 @@ class PodIndex:
             name=metadata.name,
             owners=owners,
             containers=containers,
-            addresses=() if found.spec.host_network or ended else addresses,
+            addresses=() if ended else addresses,
+            host_network=bool(found.spec.host_network),
             config_hash=config_hash,
             deleting_since_ns=deleting_since_ns,
             done_since_ns=done_since_ns,
@@ -196,25 +201,32 @@ class PodIndex:
             self._by_hash.pop(pod.config_hash, None)
 
     def _note_addresses(self, pod: Pod, known: Pod | None) -> None:
-        """Addresses pass on from pods that end. Of two that both claim one, neither has it for certain."""
         for address in pod.addresses:
-            held, since_ns = self._by_address.get(address), self._now_ns()
-            if held is not None and not held.until_ns:
-                if held.pod.uid == pod.uid:
-                    since_ns = held.since_ns
-                elif pod.deleting_since_ns:
-                    continue
-                elif not held.pod.deleting_since_ns:
-                    since_ns = _NEVER
-            self._by_address[address] = Address(pod, since_ns)
+            others, own = self._claims(address, pod.uid)
+            since_ns = own[0].since_ns if own and not own[0].until_ns else self._now_ns()
+            self._by_address[address] = (*others, Address(pod, since_ns))
         for address in known.addresses if known else ():
             if address not in pod.addresses:
                 self._release(address, pod.uid)
 
+    def _claims(self, address: str, uid: str) -> tuple[list[Address], list[Address]]:
+        """Those of others on an address, and the pod's own."""
+        held = self._by_address.get(address, ())
+        return [one for one in held if one.pod.uid != uid], [one for one in held if one.pod.uid == uid]
+
     def _release(self, address: str, uid: str) -> None:
-        held = self._by_address.get(address)
-        if held is not None and held.pod.uid == uid and not held.until_ns:
-            self._by_address[address] = msgspec.structs.replace(held, until_ns=self._now_ns())
+        others, own = self._claims(address, uid)
+        ended = [one if one.until_ns else msgspec.structs.replace(one, until_ns=self._now_ns()) for one in own]
+        self._by_address[address] = (*others, *ended)
+
+    def _disclaim(self, pod: Pod) -> None:
+        """Forget that the pod ever had its addresses."""
+        for address in pod.addresses:
+            others, _ = self._claims(address, pod.uid)
+            if others:
+                self._by_address[address] = tuple(others)
+            else:
+                self._by_address.pop(address, None)
 
     def _retire(self, pod: Pod) -> None:
         self._by_uid[pod.uid] = msgspec.structs.replace(pod, gone_ns=self._now_ns())

@@ -57,9 +57,9 @@ class Enrichment:
         return len(self._cluster.pods)
 
     @property
-    def watch_up(self) -> bool:
-        """Whether what is known of the cluster is fresh."""
-        return self._cluster.watch_up
+    def watches(self) -> dict[str, bool]:
+        """Whether each watch on the API server is open, by what it watches."""
+        return self._cluster.watches
 
     def mark_expected(self, anomalies: Iterable[Anomaly]) -> list[Anomaly]:
         """The same, ends that their pod's end explains marked as expected: each by its own time, so before folding."""

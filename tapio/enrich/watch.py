@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 import urllib3
 
+from tapio.clock import boot_ns
 from tapio.enrich.list_items import ListItems
 from tapio.errors import ClusterError
 
@@ -92,7 +93,8 @@ class Watch:
         read_timeout_s: float = _READ_TIMEOUT_S,
     ) -> None:
         """`path` is that of the resource, `parameters` select from it."""
-        self.is_up = False  # listed, and the watch is open
+        self.resource = path.rpartition("/")[2]
+        self.up_since_ns = 0  # listed, and the watch is open, since then without a gap (boot clock); 0: it is not
         self.unreadable = 0  # objects and events
         self._server, self._path, self._handler = server, path, handler
         self._parameters = dict(parameters or {})
@@ -137,10 +139,10 @@ class Watch:
     def _fail(self, error: ClusterError) -> float:
         if error.status in _LOST:
             self._version = ""
+        self.up_since_ns = 0
         if error.status == _GONE:
             log.info("watching %s: what was last seen is gone from the API server's history: listing anew", self._path)
         else:
-            self.is_up = False
             if str(error) != self._last_error:
                 log.warning("%s", error)
             self._last_error = str(error)
@@ -164,7 +166,7 @@ class Watch:
         answer = self._server.get(self._path, {**self._parameters, **parameters}, _LIST_TIMEOUT_S)
         try:
             items = ListItems()
-            while chunk := answer.read(_CHUNK):
+            while chunk := answer.read1(_CHUNK):
                 yield from items.feed(chunk)
                 if items.waiting > _MAX_OBJECT_BYTES:
                     limit = f"an object of more than {_MAX_OBJECT_BYTES >> 20} MiB"
@@ -184,7 +186,7 @@ class Watch:
         }
         answer = self._server.get(self._path, parameters, self._read_timeout_s)
         try:
-            self.is_up, self._last_error = True, ""
+            self.up_since_ns, self._last_error = self.up_since_ns or boot_ns(), ""
             for line in _lines(answer):
                 self._take(line)
         except urllib3.exceptions.ReadTimeoutError:

@@ -40,7 +40,9 @@ class Asked:
 class ApiServerDouble:
     """Objects by resource and uid, and everybody who watches. `asked` holds all requests so far."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, host: str = "127.0.0.1", name: str = "") -> None:
+        """Listens at the address `host`; clients are told `name`, if it is to have one."""
+        self._host, self._name = host, name or host
         self.authority = Authority(folder / "api-ca")
         self.account = folder / "account"
         self.account.mkdir()
@@ -71,6 +73,7 @@ class ApiServerDouble:
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
+            address_family = socket.AF_INET6 if ":" in double._host else socket.AF_INET
             request_queue_size = 64
 
             def handle_error(self, request: Any, client_address: Any) -> None:
@@ -79,8 +82,8 @@ class ApiServerDouble:
         class Handler(_Handler):
             api = double
 
-        self._server = Server(("127.0.0.1", self.port), Handler)
-        self._server.socket = self.authority.server_context().wrap_socket(
+        self._server = Server((self._host, self.port), Handler)
+        self._server.socket = self.authority.server_context(self._host).wrap_socket(
             self._server.socket, server_side=True, do_handshake_on_connect=False
         )
         self.port = self._server.server_address[1]
@@ -107,7 +110,7 @@ class ApiServerDouble:
     @property
     def environment(self) -> dict[str, str]:
         """What a pod's environment says of the API server."""
-        return {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(self.port)}
+        return {"KUBERNETES_SERVICE_HOST": self._name, "KUBERNETES_SERVICE_PORT": str(self.port)}
 
     def put(self, resource: str, item: dict[str, Any]) -> dict[str, Any]:
         """Add or change an object, by its uid."""
@@ -201,6 +204,7 @@ class _Handler(BaseHTTPRequestHandler):
     api: ApiServerDouble
     protocol_version = "HTTP/1.1"
     timeout = 60
+    _half = False
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -237,6 +241,9 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(30)
         elif fault == "garbage":
             self._answer(b"<html>this is no JSON</html>")
+        elif fault == "half":
+            self._half = True
+            return False
         elif fault == "ok":
             return False
         return True
@@ -251,11 +258,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _answer(self, body: bytes) -> None:
+        """Or half of it, and then nothing more."""
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(body[: len(body) // 2] if self._half else body)
+        if self._half:
+            self.wfile.flush()
+            time.sleep(1)
+            self.close_connection = True
+            _reset(self.connection)
 
     @staticmethod
     def _node(query: dict[str, str]) -> str:
@@ -311,9 +324,9 @@ def _reset(connection: ssl.SSLSocket) -> None:
 
 
 @contextlib.contextmanager
-def api_server(folder: Path) -> Iterator[ApiServerDouble]:
+def api_server(folder: Path, host: str = "127.0.0.1", name: str = "") -> Iterator[ApiServerDouble]:
     """An API server at work."""
-    double = ApiServerDouble(folder)
+    double = ApiServerDouble(folder, host, name)
     try:
         yield double
     finally:

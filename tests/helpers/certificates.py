@@ -25,15 +25,18 @@ class Authority:
         """Certificate and key for `address`; with negative `days` it has expired."""
         _openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{name}.key",
                  "-out", f"{name}.csr", "-subj", f"/CN={name}", folder=self.folder)  # fmt: skip
-        (self.folder / f"{name}.ext").write_text(f"subjectAltName=IP:{address}\n")
+        (self.folder / f"{name}.ext").write_text(f"subjectAltName=IP:{address},DNS:localhost\n")
         _openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
                  "-out", f"{name}.pem", "-days", days, "-extfile", f"{name}.ext", folder=self.folder)  # fmt: skip
         return self.folder / f"{name}.pem", self.folder / f"{name}.key"
 
-    def server_context(self, *, clients_of: Authority | None = None) -> ssl.SSLContext:
-        """What a server needs; with `clients_of` it wants a client certificate of that authority."""
+    def server_context(self, address: str = "127.0.0.1", *, clients_of: Authority | None = None) -> ssl.SSLContext:
+        """What a server at that address or at localhost needs.
+
+        With `clients_of` it wants a client certificate of that authority.
+        """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*self.issue("server"))
+        context.load_cert_chain(*self.issue("server", address))
         if clients_of is not None:
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_verify_locations(clients_of.ca)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 from helpers.api_server import ApiServerDouble, api_server, make_pod
 from helpers.running_agent import wait_for
 
+from tapio.clock import boot_ns
 from tapio.config import KubernetesConfig
 from tapio.enrich.api_server import ApiServer
 from tapio.enrich.kubernetes import Cluster
@@ -48,7 +50,7 @@ class Watched:
         threading.Thread(target=run, daemon=True).start()
 
     def wait_for(self, condition: Callable[[], object], timeout_s: float = 15) -> None:
-        wait_for(condition, timeout_s, lambda: f"pods {len(self.pods)}, up {self.watch.is_up}, waits {self.waits}")
+        wait_for(condition, timeout_s, lambda: f"pods {len(self.pods)}, waits {self.waits}")
 
     def knows(self, pod: dict[str, Any]) -> bool:
         found = self.pods.find(pod["metadata"]["uid"])
@@ -65,7 +67,7 @@ def test_the_list_comes_in_pages_and_the_watch_goes_on_from_it(api: ApiServerDou
     api.put("pods", make_pod("elsewhere", node="worker-4"))
     api.page = 100
     watched = Watched(api)
-    watched.wait_for(lambda: watched.watch.is_up and len(watched.pods) == 253)
+    watched.wait_for(lambda: watched.watch.up_since_ns and len(watched.pods) == 253)
     first, second, third, watch = api.asked
     assert first.query == {"fieldSelector": f"spec.nodeName={NODE}", "limit": "100", "resourceVersion": "0"}
     assert (second.query["continue"], third.query["continue"]) == ("100", "200")
@@ -111,7 +113,7 @@ def test_a_bookmark_carries_the_watch_over_a_compaction(api: ApiServerDouble) ->
     api.drop_watches()
     wait_for(lambda: sum(asked.is_watch for asked in api.asked) >= 2 and api.watchers == 1)
     assert lists(api) == 1
-    assert watched.watch.is_up
+    assert watched.watch.up_since_ns
 
 
 @pytest.mark.parametrize("how", ["status", "event"])
@@ -129,7 +131,7 @@ def test_gone_means_a_new_list(api: ApiServerDouble, how: str) -> None:
         api.compact()
         api.drop_watches()
     pod = api.put("pods", make_pod("new"))
-    watched.wait_for(lambda: watched.knows(pod) and watched.watch.is_up)
+    watched.wait_for(lambda: watched.knows(pod) and watched.watch.up_since_ns)
     assert lists(api) == 2
     assert watched.knows(vanished) == (how == "event")
 
@@ -143,23 +145,23 @@ def test_an_api_server_with_a_new_history(api: ApiServerDouble, future: int | No
     watched.wait_for(lambda: watched.knows(before))
     api.restart_with_new_history()
     after = api.put("pods", make_pod("after"))
-    watched.wait_for(lambda: watched.knows(after) and watched.watch.is_up)
+    watched.wait_for(lambda: watched.knows(after) and watched.watch.up_since_ns)
     assert watched.knows(before)
 
 
 def test_while_the_server_is_away_pods_stay_known_and_the_watch_is_down(api: ApiServerDouble) -> None:
     pod = api.put("pods", make_pod())
     watched = Watched(api)
-    watched.wait_for(lambda: watched.watch.is_up)
+    watched.wait_for(lambda: watched.watch.up_since_ns)
     api.stop()
-    watched.wait_for(lambda: not watched.watch.is_up)
+    watched.wait_for(lambda: not watched.watch.up_since_ns)
     watched.wait_for(lambda: len(watched.waits) >= 9)
     assert watched.knows(pod)
     assert max(watched.waits) <= 30
     assert watched.waits[-1] >= 15, "it waits longer and longer"
     api.start()
     late = api.put("pods", make_pod("late"))
-    watched.wait_for(lambda: watched.watch.is_up and watched.knows(late))
+    watched.wait_for(lambda: watched.watch.up_since_ns and watched.knows(late))
 
 
 @pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
@@ -168,7 +170,7 @@ def test_refusals_are_tried_again(api: ApiServerDouble, status: int, at: str, ca
     pod = api.put("pods", make_pod())
     api.faults.extend([status] * 5 if at == "list" else ["ok", *[status] * 5])
     watched = Watched(api)
-    watched.wait_for(lambda: watched.watch.is_up and watched.knows(pod))
+    watched.wait_for(lambda: watched.watch.up_since_ns and watched.knows(pod))
     assert len(watched.waits) >= 5
     assert lists(api) == (6 if at == "list" else 1)
     lines = [line for line in (record.getMessage() for record in caplog.records) if str(api.port) in line]
@@ -181,7 +183,7 @@ def test_refusals_are_tried_again(api: ApiServerDouble, status: int, at: str, ca
 def test_retry_after_is_honoured(api: ApiServerDouble) -> None:
     api.faults.append("retry-after")
     watched = Watched(api)
-    watched.wait_for(lambda: watched.watch.is_up)
+    watched.wait_for(lambda: watched.watch.up_since_ns)
     assert watched.waits[0] >= 3
 
 
@@ -189,7 +191,7 @@ def test_retry_after_is_honoured(api: ApiServerDouble) -> None:
 def test_broken_answers_are_tried_again(api: ApiServerDouble, fault: str) -> None:
     api.faults.extend([fault, "ok", fault, fault])
     watched = Watched(api)
-    watched.wait_for(lambda: watched.watch.is_up)
+    watched.wait_for(lambda: watched.watch.up_since_ns)
 
 
 @pytest.mark.parametrize("answered", [0, 1])
@@ -198,7 +200,7 @@ def test_a_server_that_hangs_is_given_up(api: ApiServerDouble, answered: int, mo
     monkeypatch.setattr("tapio.enrich.watch._LIST_TIMEOUT_S", 0.5)
     api.faults.extend([*["ok"] * answered, "hang"])
     watched = Watched(api, read_timeout_s=0.5)
-    watched.wait_for(lambda: len(api.asked) >= answered + 2 and watched.watch.is_up)
+    watched.wait_for(lambda: len(api.asked) >= answered + 2 and watched.watch.up_since_ns)
 
 
 def test_a_silent_watch_is_given_up(api: ApiServerDouble) -> None:
@@ -268,9 +270,74 @@ def test_thousands_of_pods(api: ApiServerDouble) -> None:
         api.objects["pods"][uid] = pod
     api.selects, api.page = False, 3000
     watched = Watched(api)
-    watched.wait_for(lambda: watched.watch.is_up, 30)
+    watched.wait_for(lambda: watched.watch.up_since_ns, 30)
     assert len(watched.pods) == 1000
     assert watched.pods.others == 2000
+
+
+def test_a_list_that_breaks_off_retires_nobody(api: ApiServerDouble) -> None:
+    """What came of it is known at once, nothing is concluded from what did not; then it is listed anew."""
+    pods = [api.put("pods", make_pod(f"pod-{index}")) for index in range(31)]
+    watched = Watched(api)
+    wait_for(lambda: api.watchers == 1)
+    for index in range(31, 211):
+        uid = str(uuid.uuid4())
+        api.objects["pods"][uid] = make_pod(f"pod-{index}", uid)
+    api.faults.append("half")
+    api.expire_watches()
+    watched.wait_for(lambda: 31 < len(watched.pods) < 211)
+    assert all(watched.knows(pod) for pod in pods)
+    watched.wait_for(lambda: len(watched.pods) == 211)
+    assert lists(api) == 3
+
+
+def test_a_deletion_during_a_gap(api: ApiServerDouble) -> None:
+    """The pod is retired by the list; of the time of the gap no address is named, although a watch stands again."""
+    gone = api.put("pods", make_pod("gone", podIPs=[{"ip": "10.1.2.3"}]))
+    stays = api.put("pods", make_pod("stays", podIPs=[{"ip": "10.1.2.4"}]))
+    cluster = Cluster(KubernetesConfig(service_account_dir=str(api.account)), NODE, api.environment)
+    cluster.start()
+    wait_for(lambda: cluster.peer("10.1.2.3", boot_ns()))
+    api.stop()
+    wait_for(lambda: not any(cluster.watches.values()))
+    in_gap = boot_ns()
+    api.objects["pods"].pop(gone["metadata"]["uid"])
+    later = make_pod("later", podIPs=[{"ip": "10.1.2.3"}])
+    api.objects["pods"][later["metadata"]["uid"]] = later
+    api.restart_with_new_history()
+    wait_for(lambda: cluster.peer("10.1.2.3", boot_ns()), 40)
+    assert cluster.peer("10.1.2.3", boot_ns()) == {"namespace": "default", "pod": "later"}
+    assert cluster.peer("10.1.2.4", boot_ns()) == {"namespace": "default", "pod": "stays"}
+    assert cluster.peer("10.1.2.3", in_gap) is None
+    assert cluster.peer("10.1.2.4", in_gap) is None
+    found, kept = (cluster.pods.find(pod["metadata"]["uid"]) for pod in (gone, stays))
+    assert found is not None
+    assert kept is not None
+    assert (bool(found.gone_ns), found.deleting_since_ns, kept.gone_ns) == (True, 0, 0)
+
+
+def test_an_address_of_several_names_nobody(api: ApiServerDouble) -> None:
+    """Two pods and a service, a pod and a service, the node's own address."""
+    for number in range(2):
+        api.put("pods", make_pod(f"twin-{number}", podIPs=[{"ip": "10.9.0.1"}]))
+    api.put("pods", make_pod("single", podIPs=[{"ip": "10.9.0.2"}]))
+    host = make_pod("host", podIPs=[{"ip": "10.9.0.3"}])
+    host["spec"]["hostNetwork"] = True
+    api.put("pods", host)
+    api.put("pods", make_pod("alone", podIPs=[{"ip": "10.9.0.4"}]))
+    for number in (1, 2, 3, 5):
+        metadata = {"name": f"s{number}", "namespace": "prod", "uid": f"s{number}"}
+        api.put("services", {"metadata": metadata, "spec": {"clusterIPs": [f"10.9.0.{number}"]}})
+    api.put("pods", {**host, "metadata": {**host["metadata"], "uid": "h", "name": "other"}})
+    config = KubernetesConfig(service_account_dir=str(api.account), name_peers="services")
+    cluster = Cluster(config, NODE, api.environment)
+    cluster.start()
+    wait_for(lambda: all(cluster.watches.values()))
+    named = {number: cluster.peer(f"10.9.0.{number}", boot_ns()) for number in range(1, 7)}
+    assert {number: peer for number, peer in named.items() if peer} == {
+        4: {"namespace": "default", "pod": "alone"},
+        5: {"namespace": "prod", "service": "s5"},
+    }
 
 
 def test_services_and_cron_jobs_take_a_watch_each(api: ApiServerDouble) -> None:
@@ -286,7 +353,7 @@ def test_services_and_cron_jobs_take_a_watch_each(api: ApiServerDouble) -> None:
     config = KubernetesConfig(service_account_dir=str(api.account), name_peers="services", name_cronjobs=True)
     cluster = Cluster(config, NODE, api.environment)
     cluster.start()
-    wait_for(lambda: cluster.watch_up)
+    wait_for(lambda: cluster.watches == dict.fromkeys(("pods", "services", "jobs"), True))
     now = 1 << 62
     assert cluster.peer("10.9.0.1", now - 1) == {"namespace": "prod", "service": "db"}
     assert cluster.peer("fd00::1", now - 1) == {"namespace": "prod", "service": "db"}
@@ -299,7 +366,7 @@ def test_services_and_cron_jobs_take_a_watch_each(api: ApiServerDouble) -> None:
     api.delete("services", "s1")
     wait_for(lambda: cluster.peer("10.9.0.1", now - 1) is None)
     api.stop()
-    wait_for(lambda: not cluster.watch_up)
+    wait_for(lambda: not any(cluster.watches.values()))
     assert cluster.peer("10.1.2.3", now - 1) is None
 
 
@@ -310,9 +377,46 @@ def test_a_service_account_that_is_not_whole(api: ApiServerDouble, missing: str,
         ApiServer(api.account, api.environment)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("PORT", "https"), ("PORT", "0"), ("PORT", "99999"), ("PORT", "443/tcp"), ("HOST", "bad host"), ("HOST", "me@it"),
+     ("HOST", "tcp://10.0.0.1")],
+)  # fmt: skip
+def test_an_address_that_is_none(api: ApiServerDouble, variable: str, value: str) -> None:
+    """It is the environment that is named, not the token."""
+    with pytest.raises(UsageError, match=rf"KUBERNETES_SERVICE_{variable} '{value}'.*: no host and port: set the "):
+        ApiServer(api.account, {**api.environment, f"KUBERNETES_SERVICE_{variable}": value})
+
+
+@pytest.mark.parametrize("content", ["hello\n", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_a_ca_that_is_none_stops_the_start(api: ApiServerDouble, content: str) -> None:
+    (api.account / "ca.crt").write_text(content)
+    with pytest.raises(UsageError, match=r"reading .*ca\.crt: it holds no certificate \(.+\): mount the cluster's CA"):
+        ApiServer(api.account, api.environment)
+
+
+def test_a_token_that_is_none_is_tried_again(api: ApiServerDouble, caplog: pytest.LogCaptureFixture) -> None:
+    (api.account / "token").write_text("two\nlines")
+    watched = Watched(api)
+    watched.wait_for(lambda: any("reading the token: it has characters" in line for line in caplog.messages))
+    assert api.asked == []
+
+
+def test_a_way_that_is_gone_without_a_word_is_probed(api: ApiServerDouble) -> None:
+    """A connection that says nothing, and one on which nothing is acknowledged, end after 30 s."""
+    answer = ApiServer(api.account, api.environment).get("/api/v1/pods", {}, 5)
+    sock = answer.connection.sock
+    options = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_USER_TIMEOUT)
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+    idle_s, interval_s, probes, unacknowledged_ms = (sock.getsockopt(socket.IPPROTO_TCP, one) for one in options)
+    assert idle_s + interval_s * probes == unacknowledged_ms / 1000 == 30
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    answer.close()
+
+
 def test_no_model_of_the_client_is_loaded(api: ApiServerDouble) -> None:
     """They cost 22 MiB and half a second."""
     watched = Watched(api)
-    watched.wait_for(lambda: watched.watch.is_up)
+    watched.wait_for(lambda: watched.watch.up_since_ns)
     assert not [name for name in sys.modules if name.startswith("kubernetes.client.models.")]
     assert "kubernetes.client.api.core_v1_api" not in sys.modules

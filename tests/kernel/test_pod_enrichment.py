@@ -32,7 +32,7 @@ def test_faults_carry_their_pod(tmp_path: Path) -> None:
         pod.account, pod.port = api.account, free_port()
         pod.namespaces.remove("network")  # the API server of the test listens on this machine's loopback
         with running_pod(pod):
-            wait_for(lambda: "\ntapio_k8s_watch_up 1.0\n" in pod.page("/metrics")[1], 15)
+            wait_for(lambda: '\ntapio_k8s_watch_up{resource="pods"} 1.0\n' in pod.page("/metrics")[1], 15)
             for item, runtime_id, layout in zip(made, runtime_ids, list(LAYOUTS)[:3], strict=True):
                 with container(layout, item["metadata"]["uid"], runtime_id) as cgroup:
                     for _ in range(7):

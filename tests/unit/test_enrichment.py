@@ -34,7 +34,7 @@ class FakeCluster:
     def __init__(self) -> None:
         self.now_ns = 100 * S
         self.pods = PodIndex(NODE, lambda: self.now_ns)
-        self.watch_up = True
+        self.watches = {"pods": True}
         self.addresses: dict[str, dict[str, str]] = {}
 
     def owners(self, pod: Any) -> Any:

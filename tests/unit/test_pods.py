@@ -182,8 +182,8 @@ def test_owners_are_of_the_kind_that_the_cluster_means(
 
 
 def address(pods: PodIndex, ip: str, when_ns: int) -> str | None:
-    found = pods.at_address(ip, when_ns)
-    return found.uid if found is not None else None
+    """The uid of who alone claims it, all who do where there are several."""
+    return " and ".join(pod.uid for pod in pods.at_address(ip, when_ns)) or None
 
 
 def test_an_address_belongs_to_a_pod_from_then_to_then(pods: PodIndex, clock: Clock) -> None:
@@ -204,6 +204,25 @@ def test_an_address_belongs_to_a_pod_from_then_to_then(pods: PodIndex, clock: Cl
     assert address(pods, "10.1.0.7", clock.ns - 1) is None
 
 
+def test_a_deletion_that_nobody_told_of(pods: PodIndex, clock: Clock) -> None:
+    """The list after the gap lacks the pod: nobody knows how long it had its address, and the next one has it now."""
+    ips = {"podIPs": [{"ip": "10.1.0.7"}]}
+    pods.apply("ADDED", raw(make_pod(uid="first", **ips)))
+    in_gap = clock.ns + S
+    clock.ns += 10 * S
+    pods.replace([raw(make_pod(uid="second", **ips))])
+    assert address(pods, "10.1.0.7", in_gap) is None
+    assert address(pods, "10.1.0.7", clock.ns) == "second"
+    gone = pods.find("first")
+    assert gone is not None
+    assert (gone.gone_ns, gone.deleting_since_ns) == (clock.ns, 0), "an end of the gap is nothing that was expected"
+    assert len(pods) == 1
+    clock.ns += 601 * S
+    pods.replace([])
+    assert pods.find("first") is None
+    assert pods._by_address == {}
+
+
 def test_an_address_that_two_claim_is_nobodys(pods: PodIndex, clock: Clock) -> None:
     """Unless the first is being deleted: its address may be given to the next before it is gone."""
     ips = {"podIPs": [{"ip": "10.1.0.7"}]}
@@ -211,7 +230,9 @@ def test_an_address_that_two_claim_is_nobodys(pods: PodIndex, clock: Clock) -> N
     pods.apply("ADDED", raw(make_pod(uid="second", **ips)))
     clock.ns += S
     pods.apply("MODIFIED", raw(make_pod(uid="first", **ips)))
-    assert address(pods, "10.1.0.7", clock.ns) is None
+    assert address(pods, "10.1.0.7", clock.ns) == "second and first"
+    pods.apply("DELETED", raw(make_pod(uid="first", **ips)))
+    assert address(pods, "10.1.0.7", clock.ns) == "second"
     other = {"podIPs": [{"ip": "10.1.0.8"}]}
     pods.apply("ADDED", raw(make_pod(uid="third", **other)))
     pods.apply("MODIFIED", raw(deleting(make_pod(uid="third", **other))))
@@ -221,14 +242,16 @@ def test_an_address_that_two_claim_is_nobodys(pods: PodIndex, clock: Clock) -> N
 
 
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
-def test_addresses_of_the_node_and_of_pods_that_ended_name_nobody(pods: PodIndex, clock: Clock, phase: str) -> None:
+def test_addresses_of_pods_that_ended_are_free_and_the_node_s_are_known(
+    pods: PodIndex, clock: Clock, phase: str
+) -> None:
     ips = {"podIPs": [{"ip": "10.1.0.7"}]}
     host = make_pod(uid="host", podIPs=[{"ip": "192.168.0.5"}])
     host["spec"]["hostNetwork"] = True
     pods.apply("ADDED", raw(host))
     pods.apply("ADDED", raw(make_pod(uid="u", **ips)))
     pods.apply("MODIFIED", raw(make_pod(uid="u", phase=phase, **ips)))
-    assert address(pods, "192.168.0.5", clock.ns) is None
+    assert [pod.host_network for pod in pods.at_address("192.168.0.5", clock.ns)] == [True]
     assert address(pods, "10.1.0.7", clock.ns + 1) is None
 
 
