@@ -29,6 +29,7 @@ from tapio.enrich.stage import Enriched, Enrichment
 from tapio.episodes import Emitted, Episodes
 from tapio.errors import KernelError, TapioError, UsageError
 from tapio.heartbeat import HeartbeatWriter
+from tapio.heartbeat_document import ENRICHMENT
 from tapio.ids import IdSource
 from tapio.kernel import privileges, sandbox
 from tapio.kernel.channel import Failed
@@ -36,7 +37,7 @@ from tapio.occurrence import PROTOCOL_VERSION, Context, Error, Occurrence
 from tapio.sinks.base import MultiSink
 from tapio.sinks.chosen import ChosenSinks
 from tapio.sinks.file import FileSink
-from tapio.source import CGROUP, Source, attach_observers
+from tapio.source import Source, attach_observers
 from tapio.store import Store, lock_directory, open_directory
 from tapio.telemetry import ObserverTelemetry, Telemetry
 from tapio.web import PLAIN, Answer, WebServer
@@ -144,7 +145,7 @@ class Agent:
     def _attach(self, enrichment: ChosenEnrichment | None) -> dict[str, Failed]:
         """Attach every observer; returns the reasons of those that are off."""
         outcome = attach_observers(self._config, cgroups=enrichment is not None)
-        if all(attachment.observer == CGROUP for attachment in outcome.attached):
+        if all(attachment.observer == ENRICHMENT for attachment in outcome.attached):
             raise KernelError("; ".join(dict.fromkeys(failure.error for failure in outcome.failed.values())))
         for name, failure in outcome.failed.items():
             log.warning("observer %s is off: %s", name, failure.error)
@@ -152,7 +153,7 @@ class Agent:
             for hook in attachment.hooks:
                 if hook.reason:
                     log.warning("observer %s is not complete: %s", attachment.observer, hook.reason)
-            make = enrichment.make_observer if enrichment is not None and attachment.observer == CGROUP else None
+            make = enrichment.make_observer if enrichment is not None and attachment.observer == ENRICHMENT else None
             self._sources.append(Source(attachment, self._config, make))
         if enrichment is not None:
             enrichment.scan()

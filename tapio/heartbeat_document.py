@@ -13,6 +13,7 @@ from tapio.errors import HeartbeatError
 from tapio.telemetry import Hook
 
 SCHEMA_VERSION = 1
+ENRICHMENT = "enrichment"  # among the observers, but none: the program that tells enrichment of cgroups, if that is on
 
 
 class ObserverState(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from tapio.canary import CanaryWatch, make_bird
 from tapio.config import Config
 from tapio.cpus import CpuCounters
 from tapio.disks import disk_io
+from tapio.heartbeat_document import ENRICHMENT
 from tapio.kernel import memory
 from tapio.kernel.attach import Attachment, Outcome, attach
 from tapio.kernel.channel import Loaded, Sampling
@@ -24,8 +25,6 @@ _DEPHASED = 0.97
 
 _MANY = 1 << 14  # records
 
-CGROUP = "cgroup"  # what enrichment is told by the kernel; no observer that can be chosen
-
 
 def attach_observers(config: Config, *, cgroups: bool = False) -> Outcome:
     """Load and attach what is to be observed, with `cgroups` also what enrichment needs.
@@ -34,7 +33,7 @@ def attach_observers(config: Config, *, cgroups: bool = False) -> Outcome:
     """
     node = config.node
     sampling = {"node": Sampling(node.events, round(node.interval_ms * 1e6 * _DEPHASED))}
-    objects = {CGROUP: config.find_ebpf_dir() / "cgroup_monitor.o"} if cgroups else {}
+    objects = {ENRICHMENT: config.find_ebpf_dir() / "cgroup_monitor.o"} if cgroups else {}
     return attach(
         objects | config.find_objects(), config.kernel.ring_kib * 1024, tables=config.tables(), sampling=sampling
     )

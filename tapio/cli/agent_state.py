@@ -11,7 +11,7 @@ from tapio.cli.directory import DataDirectory
 from tapio.cli.filters import OBSERVERS
 from tapio.cli.times import format_duration, unix_s
 from tapio.errors import HeartbeatError
-from tapio.heartbeat_document import Heartbeat, ObserverState
+from tapio.heartbeat_document import ENRICHMENT, Heartbeat, ObserverState
 
 # The agent writes once a second; a busy disk may hold it up for a while.
 STALE_AFTER_S = 5.0  # it is written every second
@@ -41,6 +41,7 @@ class Agent(msgspec.Struct, frozen=True):
     age_s: float | None
     observers: tuple[View, ...]
     brief: str = ""
+    enrichment: View | None = None  # of the program that tells it of cgroups; None: enrichment is off
 
     @property
     def is_live(self) -> bool:
@@ -50,8 +51,13 @@ class Agent(msgspec.Struct, frozen=True):
     @property
     def is_well(self) -> bool:
         """Whether the agent runs, no observer is blind and at least one is up."""
-        conditions = [view.condition for view in self.observers]
-        return self.is_live and "up" in conditions and "blind" not in conditions
+        up = any(view.condition == "up" for view in self.observers)
+        return self.is_live and up and all(view.condition != "blind" for view in self.parts)
+
+    @property
+    def parts(self) -> tuple[View, ...]:
+        """Observers and enrichment."""
+        return (*self.observers, *([self.enrichment] if self.enrichment is not None else []))
 
     @property
     def writes_files(self) -> bool:
@@ -98,8 +104,9 @@ def read_agent(directory: DataDirectory, now_s: float) -> Agent:
         )
     condition, explanation = _condition(heartbeat, age_s)
     names = dict.fromkeys([*OBSERVERS, *heartbeat.observers])
-    views = tuple(_view(name, heartbeat.observers.get(name), condition, explanation) for name in names)
-    return Agent(condition, explanation, heartbeat, age_s, views)
+    views = {name: _view(name, heartbeat.observers.get(name), condition, explanation) for name in names}
+    enrichment = views.pop(ENRICHMENT, None)
+    return Agent(condition, explanation, heartbeat, age_s, tuple(views.values()), enrichment=enrichment)
 
 
 def without_directory(explanation: str) -> Agent:

@@ -105,7 +105,7 @@ def _draw_all(screen: Screen, agent: Agent, judged: list[Judged]) -> None:
         for found in judged
     ]
     screen.table(_COLUMNS, rows)
-    for line in reasons(agent.observers if agent.is_live else ()):
+    for line in reasons(agent.parts if agent.is_live else ()):
         screen.line(line)
     places = list(worst_places(judged))
     if places:

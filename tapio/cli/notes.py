@@ -35,9 +35,10 @@ def future_note(directory: DataDirectory, now_s: float) -> str:
 
 def loss_notes(agent: Agent) -> Iterator[str]:
     """What the agent knows to be missing: then no anomalies does not quite mean that nothing happened."""
-    for view in agent.observers:
+    for view in agent.parts:
         if view.state is not None and view.state.lost:
-            yield f"observer {view.name} lost {view.state.lost} events since the agent's start: the rings were full"
+            who = f"observer {view.name}" if view in agent.observers else view.name
+            yield f"{who} lost {view.state.lost} events since the agent's start: the rings were full"
     sink = agent.heartbeat.sinks.get("file") if agent.heartbeat else None
     if sink is not None and sink.rejected + sink.dropped:
         why = f": {sink.last_error}" if sink.last_error else ""

@@ -89,6 +89,8 @@ def _document(agent: Agent, counted: Tally | None, note: str) -> dict[str, Any]:
             }
             for name, sink in heartbeat.sinks.items()
         ]
+    if agent.enrichment is not None:
+        document["enrichment"] = _observer_document(agent.enrichment, None)
     if counted is not None and counted.covers_s is not None:
         document["files_reach_back_s"] = round(counted.covers_s, 3)
     return document
@@ -167,7 +169,10 @@ def _row(view: View, agent: Agent, counted: Tally | None) -> list[Cell | str]:
 
 
 def _remarks(agent: Agent, counted: Tally | None) -> Iterator[str]:
-    yield from reasons(view for view in agent.observers if view.reason != agent.explanation)
+    yield from reasons(view for view in agent.parts if view.reason != agent.explanation)
+    if agent.enrichment is not None and agent.enrichment.state is not None and agent.enrichment.state.lost:
+        lost = _number(agent.enrichment.state.lost)
+        yield f"enrichment lost {lost} events of cgroups that came or went: pods of new containers may be missing"
     if agent.heartbeat is not None and not agent.writes_files:
         yield "the agent writes no files (--sink=file): what happened lately is known to its other sinks only"
     elif counted is not None and counted.covers_s is not None:

@@ -77,7 +77,7 @@ class _Watch:
     def _look_at_agent(self) -> None:
         """Silence means something only while the agent sees: say when that changes."""
         agent = read_agent(self._directory, time.time())
-        blind = [view for view in agent.observers if view.condition == "blind"]
+        blind = [view for view in agent.parts if view.condition == "blind"]
         trouble = agent.explanation
         if not trouble and not agent.writes_files:
             trouble = "the agent writes no files: start it with --sink=file"

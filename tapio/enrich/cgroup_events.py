@@ -16,7 +16,7 @@ from tapio.observers.base import Observer, Settings
 class CgroupObserver(Observer):
     """Keeps an index in step with the kernel."""
 
-    name = "cgroup"
+    name = "enrichment"
 
     def __init__(self, loaded: Loaded, index: CgroupIndex, hierarchies: Iterable[Hierarchy]) -> None:
         """`hierarchies` are those that the kernel side tells of."""

@@ -111,12 +111,14 @@ class DataDir:
 
     def heartbeat(self, age_s: float = 0.3, observers: Sequence[str] = OBSERVERS, *, now_s: float | None = None,
                   detached: str = "", lacks: Mapping[str, str] | None = None,
-                  blind: Mapping[str, str] | None = None, **changes: Any) -> None:  # fmt: skip
+                  blind: Mapping[str, str] | None = None, lost: Mapping[str, int] | None = None,
+                  **changes: Any) -> None:  # fmt: skip
         """A heartbeat of an agent that is well, but for `detached` (an observer) and `changes`.
 
         `lacks` and `blind`: the reasons of observers that are up, and of those whose hooks are attached in vain.
+        `lost`: events that they lost.
         """
-        lacks, blind = lacks or {}, blind or {}
+        lacks, blind, lost = lacks or {}, blind or {}, lost or {}
         now_ns = int((now_s if now_s is not None else time.time()) * 1e9)
         states = {
             name: {
@@ -129,7 +131,7 @@ class DataDir:
                 "events": 14,
                 "events_per_s": 2.5,
                 "anomalies": {},
-                "lost": 0,
+                "lost": lost.get(name, 0),
                 "unattributed": 0,
                 "suppressed": {},
             }

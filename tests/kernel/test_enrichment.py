@@ -349,8 +349,8 @@ def test_the_figures_add_up(agent: RunningAgent) -> None:
     left = sum(float(line.split()[1]) for line in text.splitlines() if line.startswith("tapio_occurrences_total{"))
     assert total == left > 0
     assert agent.metric('tapio_enriched_total{result="ambiguous"}') == 0
-    assert agent.metric('tapio_observer_up{observer="cgroup"}') == 1
-    assert agent.metric('tapio_lost_events_total{observer="cgroup"}') == 0
+    assert agent.metric('tapio_observer_up{observer="enrichment"}') == 1
+    assert agent.metric('tapio_lost_events_total{observer="enrichment"}') == 0
 
 
 def test_an_api_server_that_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -489,5 +489,5 @@ def test_check_shows_what_enrichment_needs(api: ApiServerDouble) -> None:
     environment = {**os.environ, **api.environment, "NODE_NAME": NODE}
     done = subprocess.run([AGENT, "--check"], env=environment, capture_output=True, text=True, check=False)
     rows = [line.split()[:3] for line in done.stdout.splitlines()]
-    assert ["cgroup", "cgroup_mkdir", "attached"] in rows
-    assert ["cgroup", "cgroup_rmdir", "attached"] in rows
+    assert ["enrichment", "cgroup_mkdir", "attached"] in rows
+    assert ["enrichment", "cgroup_rmdir", "attached"] in rows

@@ -165,7 +165,7 @@ def test_the_kernels_records() -> None:
     layout = type(layout)(layout.name, layout.size, fields)
     enums = {"RECORD_CGROUP_MADE": 40, "RECORD_CGROUP_REMOVED": 41}
     index = CgroupIndex([0, 4])
-    loaded = make_loaded("cgroup", {"cgroup_record": layout}, enums, {})
+    loaded = make_loaded("enrichment", {"cgroup_record": layout}, enums, {})
     observer = CgroupObserver(loaded, index, [Hierarchy(0, Path("/"), ""), Hierarchy(4, Path("/"), "")])
     assert observer.configure(Config()) == {"hierarchies": 0b10001}
     made = pack(layout, kind=40, hierarchy=4, boot_ns=5, cgroup_id=9, path=b"/a\0rest")

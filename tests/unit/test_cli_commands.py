@@ -147,6 +147,24 @@ def test_quiet_is_healthy_and_blind_is_not(data: DataDir) -> None:
     assert tapio(data.path, "health", "network", "--exit-code").returncode == 0
 
 
+def test_enrichment_is_no_observer_but_its_troubles_are_told(data: DataDir) -> None:
+    """No row of its own among the observers; a detached hook and what it lost are said."""
+    data.heartbeat(observers=(*OBSERVERS, "enrichment"))
+    status, health = tapio(data.path, "status"), tapio(data.path, "health")
+    assert status.returncode == 0
+    assert "enrichment" not in status.stdout + health.stdout
+    document = json.loads(tapio(data.path, "status", "--json").stdout)
+    assert [view["name"] for view in document["observers"]] == list(OBSERVERS)
+    assert (document["enrichment"]["state"], len(document["enrichment"]["hooks"])) == ("up", 2)
+    data.heartbeat(observers=(*OBSERVERS, "enrichment"), detached="enrichment", lost={"enrichment": 4711})
+    status, health = tapio(data.path, "status"), tapio(data.path, "health")
+    assert status.returncode == 1
+    for output in (status.stdout, health.stdout):
+        assert "enrichment is blind: enrichment_one is detached" in output
+    assert "enrichment lost 4 711 events of cgroups that came or went" in status.stdout
+    assert "enrichment lost 4711 events since the agent's start" in health.stderr
+
+
 def test_an_observer_that_is_attached_and_sees_nothing_is_blind(data: DataDir) -> None:
     """Its canaries do not come back: only the reason tells, every hook is attached."""
     why = "its canary did not come back 3 times"
