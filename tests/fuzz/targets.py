@@ -90,7 +90,7 @@ def _observe(observer: Observer, layouts: dict[int, Layout], data: bytes) -> Non
     whole = _agent()
     for emitted in whole._episodes.admit(anomalies, 1) + whole._episodes.flush():
         try:
-            made = whole._occurrence(Enriched(emitted, None, {}, emitted.anomaly.severity))
+            made = whole._occurrence(Enriched(emitted, None, {}))
         except (ValueError, OverflowError):  # counted by the agent: a field out of all bounds
             continue
         _check(occurrence.encode(made))
