@@ -21,6 +21,7 @@ from tapio.config import EpisodesConfig
 
 _S = 1_000_000_000
 _SCAN_NS = _S // 2
+_OVERFLOW = 2  # so much of a key is that of the type's overflow: the type, and whether it was expected
 
 # Of these the worst of all folded anomalies is kept; other fields stay if they are equal in all.
 _LARGEST = frozenset({"latency_ms", "current_ms", "stall_pct", "retransmits", "rst_count"})
@@ -98,16 +99,16 @@ class Episodes:
     def flush(self) -> list[Emitted]:
         """Everything that is folded, at the end of the agent: a burst of stories, those beyond it as one a type."""
         pending = [(key, episode) for key, episode in self._open.items() if episode.has_pending]
-        for (kind, *rest), episode in pending[self.config.burst :]:
-            if rest:
-                self._episode((kind,)).absorb(episode)
+        for key, episode in pending[self.config.burst :]:
+            if len(key) > _OVERFLOW:
+                self._episode(key[:_OVERFLOW]).absorb(episode)
         found = [episode.take("closed") for episode in self._open.values() if episode.has_pending]
         self._open.clear()
         return found
 
     def _place(self, anomaly: Anomaly) -> tuple[_Episode, bool]:
         """The episode of an anomaly, and whether the anomaly leaves on its own."""
-        overflow = anomaly.type.name, "expected" in anomaly.data  # what was expected never stands for what was not
+        overflow = anomaly.type.name, "expected" in anomaly.data
         key = (*overflow, anomaly.data.get("cgroup_id"), *anomaly.key)
         episode = self._open.get(key)
         if episode is None and len(self._open) >= self.config.max_keys:
@@ -135,7 +136,7 @@ class Episodes:
     def _episode(self, key: tuple[Any, ...]) -> _Episode:
         episode = self._open.get(key)
         if episode is None:
-            episode = self._open[key] = _Episode(self._new_id(), is_mixed=len(key) == 1)
+            episode = self._open[key] = _Episode(self._new_id(), is_mixed=len(key) == _OVERFLOW)
         return episode
 
     def _refill(self, now_ns: int) -> None:

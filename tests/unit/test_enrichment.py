@@ -241,16 +241,17 @@ def test_expected_are_ends_since_the_deletion_that_are_no_crash(
     assert found.severity == ("info" if expected else "error")
 
 
-@pytest.mark.parametrize("max_keys", [4096, 0])
-def test_what_was_expected_is_never_folded_with_what_was_not(stage: Stage, max_keys: int) -> None:
-    """Seven crashes before the deletion, eleven ends after it: two stories, also beyond the number of keys."""
+@pytest.mark.parametrize("limits", [{}, {"max_keys": 0}, {"burst": 1}], ids=str)
+def test_what_was_expected_is_never_folded_with_what_was_not(stage: Stage, limits: dict[str, int]) -> None:
+    """Seven crashes before the deletion, eleven ends after it: two stories, also beyond what may leave or be kept."""
     stage.cluster.learn(UIDS[0])
     stage.container(7, UIDS[0])
+    stage.container(9, UIDS[0])
     stage.cluster.now_ns = 110 * S
     stage.cluster.delete(UIDS[0])
-    episodes = Episodes(EpisodesConfig(individual=1, max_keys=max_keys), lambda: "id")
-    times = [109] * 7 + [111] * 11
-    anomalies = stage.stage.mark_expected(exit_of(at * S, cgroup_id=7).anomaly for at in times)
+    episodes = Episodes(EpisodesConfig(individual=1, **limits), lambda: "id")
+    ends = [(109, 7)] * 4 + [(109, 9)] * 3 + [(111, 7)] * 5 + [(111, 9)] * 6
+    anomalies = stage.stage.mark_expected(exit_of(at * S, cgroup_id=cgroup).anomaly for at, cgroup in ends)
     leaving = [*episodes.admit(anomalies, 112 * S), *episodes.flush()]
     counts = {(item.anomaly.severity, item.anomaly.data.get("expected")): 0 for item in leaving}
     for item in leaving:
