@@ -166,7 +166,7 @@ class Watch:
         answer = self._server.get(self._path, {**self._parameters, **parameters}, _LIST_TIMEOUT_S)
         try:
             items = ListItems()
-            while chunk := answer.read1(_CHUNK):
+            while chunk := answer.read(_CHUNK):  # whole ones: what is cut off is looked through again
                 yield from items.feed(chunk)
                 if items.waiting > _MAX_OBJECT_BYTES:
                     limit = f"an object of more than {_MAX_OBJECT_BYTES >> 20} MiB"
