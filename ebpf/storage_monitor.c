@@ -36,7 +36,7 @@ struct issue {
 	__u64 sector;
 	__u32 bytes;
 	__u32 pid;
-	__u32 by_kernel;
+	__u32 for_others;
 	char comm[COMM_LEN];
 	__u32 pad;
 };
@@ -69,7 +69,7 @@ static __always_inline void identify_issuer(struct issue *issue)
 		issue->issuer_css = has_io ? *css : NULL;
 		issue->issuer_cgroup_id = cgroups->dfl_cgrp->kn->id;
 		issue->pid = task->tgid;
-		issue->by_kernel = (task->flags & PF_KTHREAD) != 0;
+		issue->for_others = (task->flags & PF_KTHREAD) != 0;
 		__builtin_memcpy(&issue->comm, task->comm, sizeof(issue->comm));
 	} else {
 		task = (struct task_struct *)bpf_get_current_task();
@@ -79,7 +79,7 @@ static __always_inline void identify_issuer(struct issue *issue)
 					      (void *)cgroups + bpf_core_field_offset(struct css_set, subsys) + io);
 		issue->issuer_cgroup_id = BPF_CORE_READ(cgroups, dfl_cgrp, kn, id);
 		issue->pid = BPF_CORE_READ(task, tgid);
-		issue->by_kernel = (BPF_CORE_READ(task, flags) & PF_KTHREAD) != 0;
+		issue->for_others = (BPF_CORE_READ(task, flags) & PF_KTHREAD) != 0;
 		bpf_get_current_comm(&issue->comm, sizeof(issue->comm));
 	}
 }
@@ -128,7 +128,7 @@ int block_rq_issue(__u64 *ctx)
 	identify_issuer(&issue);
 	/* A scheduler hands out what others have queued to whoever comes to dispatch. */
 	if (rq->q->elevator)
-		issue.by_kernel = 1;
+		issue.for_others = 1;
 	issue.issue_ns = bpf_ktime_get_ns();
 	remember((__u64)rq, &issue);
 	return 0;
@@ -169,8 +169,8 @@ static __always_inline void report(struct completion *done, struct hook_counters
 	record->bytes = done->bytes;
 	if (issue) {
 		record->facts = REQUEST_ISSUE_SEEN;
-		if (issue->by_kernel)
-			record->facts |= REQUEST_BY_KERNEL;
+		if (issue->for_others)
+			record->facts |= REQUEST_FOR_OTHERS;
 		record->latency_ns = done->latency_ns;
 		if (!done->failed) { /* a failed part has a place of its own */
 			record->sector = issue->sector;

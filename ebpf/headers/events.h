@@ -194,8 +194,7 @@ enum request_facts {
 	REQUEST_BLKCG_KNOWN = 4,   /* bio_cgroup_id and bio_hierarchy are valid */
 	REQUEST_BLKCG_ROOT = 8,	   /* it is the root of its hierarchy */
 	REQUEST_ISSUER_BLKCG = 16, /* it is also the issuer's */
-	REQUEST_BY_KERNEL =
-	    32, /* the issuer is a kernel thread, or an I/O scheduler chose the request: for whom is not known */
+	REQUEST_FOR_OTHERS = 32,   /* a kernel thread issued it, or an I/O scheduler chose it: for whom is not known */
 };
 
 /* A block request that failed or was slow. */

@@ -23,7 +23,7 @@ class Blame:
         def fact(name: str) -> int:
             return loaded.enum(f"REQUEST_{name}")
 
-        self._issue_seen, self._by_kernel, self._has_bio = fact("ISSUE_SEEN"), fact("BY_KERNEL"), fact("HAS_BIO")
+        self._issue_seen, self._for_others, self._has_bio = fact("ISSUE_SEEN"), fact("FOR_OTHERS"), fact("HAS_BIO")
         self._known, self._root, self._issuers = fact("BLKCG_KNOWN"), fact("BLKCG_ROOT"), fact("ISSUER_BLKCG")
 
     def data(self, record: Any) -> dict[str, Any]:
@@ -34,7 +34,7 @@ class Blame:
         named = known and not facts & self._root
         # Without block cgroups only the request itself speaks for its issuer; a flush serves many at once.
         confirmed = bool(facts & self._issuers) if known else bool(facts & self._has_bio)
-        by_user = bool(facts & self._issue_seen) and not facts & self._by_kernel and confirmed
+        by_user = bool(facts & self._issue_seen) and not facts & self._for_others and confirmed
         data: dict[str, Any] = {}
         cgroup_id, attribution = 0, "none"
         if named and record.bio_hierarchy:
