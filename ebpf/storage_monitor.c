@@ -4,7 +4,7 @@
  *
  * A request is remembered when the driver gets it and looked up when it completes, by its address: addresses of
  * live requests are unique, while device and sector are not. A request that comes back and is issued again
- * overwrites its entry. Only failed and slow requests leave the kernel; all are counted in `disks`.
+ * is timed anew. Only failed and slow requests leave the kernel; all are counted in `disks`.
  */
 #include "block.h"
 #include "disks.h"
@@ -84,16 +84,18 @@ static __always_inline void identify_issuer(struct issue *issue)
 	}
 }
 
-static __always_inline void remember(__u64 key, struct issue *issue)
+static __always_inline void add(__u64 key, struct issue *issue)
 {
-	struct issue *known = bpf_map_lookup_elem(&in_flight, &key);
-
-	if (known)
-		*known = *issue;
-	else if (bpf_map_update_elem(&in_flight, &key, issue, BPF_ANY))
+	if (bpf_map_update_elem(&in_flight, &key, issue, BPF_ANY))
 		__sync_fetch_and_add(&block_rq_issue_misses.table_full, 1);
 	else
 		__sync_fetch_and_add(&issues_kept, 1);
+}
+
+/* The driver sent it back, and it is issued again: the entry is not older than the request. */
+static __always_inline bool is_requeued(struct request *rq, struct issue *known)
+{
+	return known->issue_ns && rq->start_time_ns && rq->start_time_ns <= known->issue_ns;
 }
 
 /*
@@ -112,8 +114,9 @@ SEC("tp_btf/block_rq_issue")
 int block_rq_issue(__u64 *ctx)
 {
 	struct hook_counters *counters = counters_of(block_rq_issue_counters);
-	struct issue issue = {};
+	struct issue *known, *issue, fresh = {};
 	struct request *rq;
+	__u64 key;
 
 	counters->hits++;
 	counters->filtered++; /* it leaves when it completes, if at all */
@@ -123,14 +126,21 @@ int block_rq_issue(__u64 *ctx)
 		rq = (struct request *)ctx[0];
 	if ((rq->cmd_flags & REQ_OP_MASK) >= REQ_OP_PASSTHROUGH)
 		return 0;
-	issue.sector = rq->__sector;
-	issue.bytes = rq->__data_len;
-	identify_issuer(&issue);
-	/* A scheduler hands out what others have queued to whoever comes to dispatch. */
-	if (rq->q->elevator)
-		issue.for_others = 1;
-	issue.issue_ns = bpf_ktime_get_ns();
-	remember((__u64)rq, &issue);
+	key = (__u64)rq;
+	known = bpf_map_lookup_elem(&in_flight, &key);
+	issue = known ? known : &fresh;
+	/* Again, it is mostly a kernel worker that issues it: the request stays the first issuer's. */
+	if (!known || !is_requeued(rq, known)) {
+		identify_issuer(issue);
+		/* A scheduler hands out what others have queued to whoever comes to dispatch. */
+		if (rq->q->elevator)
+			issue->for_others = 1;
+	}
+	issue->sector = rq->__sector;
+	issue->bytes = rq->__data_len;
+	issue->issue_ns = bpf_ktime_get_ns();
+	if (!known)
+		add(key, &fresh);
 	return 0;
 }
 
