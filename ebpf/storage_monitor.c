@@ -148,6 +148,7 @@ struct completion {
 	struct request *rq;
 	struct gendisk *disk;
 	struct issue *issue;
+	__u64 now_ns; /* monotonic */
 	__u64 latency_ns;
 	__s32 status;
 	__u32 error;
@@ -166,7 +167,7 @@ static __always_inline void report(struct completion *done, struct hook_counters
 	if (!record)
 		return;
 	record->kind = RECORD_REQUEST;
-	record->boot_ns = bpf_ktime_get_boot_ns();
+	record->boot_ns = bpf_ktime_get_boot_ns() - (bpf_ktime_get_ns() - done->now_ns);
 	record->operation = BPF_CORE_READ(rq, cmd_flags) & REQ_OP_MASK;
 	record->failed = done->failed;
 	record->error = done->error;
@@ -199,7 +200,7 @@ int block_rq_complete(__u64 *ctx)
 {
 	struct hook_counters *counters = counters_of(block_rq_complete_counters);
 	struct completion done = {.rq = (struct request *)ctx[0], .status = (__s32)ctx[1], .bytes = (__u32)ctx[2]};
-	__u64 key = (__u64)done.rq, now;
+	__u64 key = (__u64)done.rq;
 	struct issue *known;
 	__u32 operation;
 	bool last, slow;
@@ -221,14 +222,14 @@ int block_rq_complete(__u64 *ctx)
 		counters->filtered++;
 		return 0;
 	}
-	now = bpf_ktime_get_ns();
+	done.now_ns = bpf_ktime_get_ns();
 	/* An entry that is older than the request itself belonged to another one whose completion was missed. */
 	if (done.issue && done.rq->start_time_ns > done.issue->issue_ns)
 		done.issue = NULL;
 	if (!done.issue)
 		__sync_fetch_and_add(&block_rq_complete_misses.unmatched, 1);
 	else
-		done.latency_ns = now - done.issue->issue_ns;
+		done.latency_ns = done.now_ns - done.issue->issue_ns;
 
 	done.error = done.status ? errno_of(done.status) : 0;
 	/* EAGAIN answers a request that asked not to wait. */

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ begun = time.monotonic()
 os.pwritev(disk, [buffer], 1 << 20)
 print((time.monotonic() - begun) * 1000)
 """
+STACKED = 'tapio_suppressed_records_total{observer="storage",reason="stacked"}'
 _WITHIN_S = 40  # what was folded leaves after 10 s
 
 
@@ -346,7 +347,7 @@ def test_a_slow_disk_below_is_one_story(agent: RunningAgent, tmp_path: Path) -> 
         for index in range(4):  # lay the file out, so that nothing but the write itself waits
             file.write(index * 64 * KIB)
         run("sync", "-f", lower_mount)
-        before = agent.metric('tapio_suppressed_records_total{observer="storage",reason="stacked"}')
+        before = agent.metric(STACKED)
         with frozen(mount):
             writer = threading.Thread(target=file.write, args=(64 * KIB,))
             writer.start()
@@ -358,8 +359,7 @@ def test_a_slow_disk_below_is_one_story(agent: RunningAgent, tmp_path: Path) -> 
         (spike,) = stalled(agent, lower)
         assert spike["data"]["latency_ms"] >= 800
         assert stalled(agent, upper) == []
-        after = agent.metric('tapio_suppressed_records_total{observer="storage",reason="stacked"}')
-        assert after - before >= 1
+        assert agent.metric(STACKED) - before >= 1
 
 
 @needs_loops_type
@@ -385,6 +385,89 @@ def test_an_error_below_is_one_story(agent: RunningAgent, tmp_path: Path) -> Non
         assert failed == 7
         wait_for(lambda: counted(of_device(agent, lower), "io_error") >= failed, _WITHIN_S)
         expect(agent, upper, io_error=0)
+
+
+@needs_loops_type
+def test_errors_below_of_eight_at_a_time_are_one_story(agent: RunningAgent, tmp_path: Path) -> None:
+    """Each of the 97 that failed above is explained by its own error below, however they overlap."""
+    with (
+        tmpfs(tmp_path / "floors", "48m") as folder,
+        loop(folder / "0", 512 * MIB) as lower,
+        ext4(lower, tmp_path / "mount") as mount,
+        loop(mount / "1", 256 * MIB, "--direct-io=on") as upper,
+    ):
+        run("sync", "-f", mount)
+        fill(folder)
+        before = agent.metric(STACKED)
+        places = iter(range(0, 64 * KIB * 97, 64 * KIB))
+        failed = in_threads(8, upper, lambda file: [fails(file.write, place) for place in places].count(True))
+        assert failed == 97
+        wait_for(lambda: counted(of_device(agent, lower), "io_error") >= failed, _WITHIN_S)
+        expect(agent, upper, io_error=0)
+        assert agent.metric(STACKED) - before == 97
+
+
+@needs_loops_type
+@pytest.mark.parametrize("other", ["of another errno", "of another direction", "of a process"])
+def test_an_upper_disks_own_errors_are_told_beside_errors_below(
+    agent: RunningAgent, tmp_path: Path, other: str
+) -> None:
+    """The filesystem between the two was shut down, so nothing goes down; below, others fail all the time."""
+    with (
+        tmpfs(tmp_path / "floors", "80m") as folder,
+        loop(folder / "lower", 256 * MIB) as lower,
+        ext4(lower, tmp_path / "mount") as mount,
+        loop(mount / "upper", 32 * MIB) as upper,
+    ):
+        run("sync", "-f", mount)
+        fill(folder)
+        if other != "of another errno":
+            os.truncate(folder / "lower", 128 * MIB)  # what lies behind cannot be read
+        shut_down(mount)
+        before, done = agent.metric(STACKED), threading.Event()
+
+        def fail_below(file: DirectFile) -> int:
+            access = file.write if other == "of another errno" else file.read
+            return [fails(access, 192 * MIB) for _ in iter(done.is_set, True)].count(True)
+
+        below: list[int] = []
+        neighbour = threading.Thread(target=lambda: below.append(in_threads(1, lower, fail_below)))
+        neighbour.start()
+        try:
+            with direct(upper, 64 * KIB) as file:
+                access = file.read if other == "of a process" else file.write
+                assert all(fails(access, index * 64 * KIB) for index in range(293))
+        finally:
+            done.set()
+            neighbour.join()
+        assert below[0] >= 10
+        expect(agent, upper, io_error=293)
+        assert agent.metric(STACKED) == before
+
+
+def fails(access: Callable[[int], None], place: int) -> bool:
+    """Whether an access fails."""
+    try:
+        access(place)
+    except OSError:
+        return True
+    return False
+
+
+def in_threads(number: int, device: Loop, work: Callable[[DirectFile], int]) -> int:
+    """The sum of what `work` returns in so many threads."""
+    found: list[int] = []
+
+    def run_one() -> None:
+        with direct(device, 64 * KIB) as file:
+            found.append(work(file))
+
+    threads = [threading.Thread(target=run_one) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sum(found)
 
 
 def test_the_v1_block_cgroup_is_named_beside_the_v2_one(agent: RunningAgent, full: Loop, cgroup: ScratchCgroup) -> None:

@@ -201,7 +201,7 @@ def test_new_thresholds_count_at_once() -> None:
 
 
 def test_an_upper_request_that_waited_for_a_reported_one_is_not_reported() -> None:
-    lower = request_of(1000, major=7, minor=0, device=b"loop0")
+    lower = request_of(1000, major=7, minor=0, device=b"loop0", facts=BY_TASK | FOR_OTHERS)
     on_top = {"major": 7, "minor": 1, "device": b"loop1", "lower_major": 7}
     observer = make_observer()
     found = observer.decode([lower, request_of(1010, **on_top, boot_ns=10_005 * MS)])
@@ -212,10 +212,29 @@ def test_an_upper_request_that_waited_for_a_reported_one_is_not_reported() -> No
     assert observer.suppressed["stacked"] == 1
 
 
+@pytest.mark.parametrize(
+    "upper",
+    [
+        {"error": 28},
+        {"bio_cgroup_id": 78},
+        {"operation": 0},
+        {"bytes": 8192, "operation": 0},
+        {"error": 0, "status": 42},
+        {"failed": 0},
+    ],
+)
+def test_a_fault_of_another_kind_below_explains_nothing(upper: dict[str, Any]) -> None:
+    lower = request_of(100, major=7, minor=0, device=b"loop0", failed=1, error=5, facts=BY_TASK | FOR_OTHERS)
+    on_top = {"major": 7, "minor": 1, "device": b"loop1", "lower_major": 7, "failed": 1, "error": 5}
+    observer = make_observer()
+    found = observer.decode([lower, request_of(300, **{**on_top, **upper}, boot_ns=10_001 * MS)])
+    assert [a.data["device"] for a in found] == ["loop0", "loop1"]
+
+
 def test_an_ignored_lower_disk_explains_nothing() -> None:
     observer = make_observer(ignore_devices=("loop0",))
     lower = request_of(1000, major=7, minor=0, device=b"loop0")
-    upper = request_of(1000, major=7, minor=1, device=b"loop1", lower_major=7)
+    upper = request_of(1010, major=7, minor=1, device=b"loop1", lower_major=7, boot_ns=10_005 * MS)
     assert [a.data["device"] for a in observer.decode([lower, upper])] == ["loop1"]
 
 
