@@ -22,8 +22,8 @@ struct disk_identity {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, MAX_DISKS);
-	__type(key, __u32); /* the row */
+	__uint(max_entries, 2 * MAX_DISKS); /* a row's latest claim, and while it is claimed the one before */
+	__type(key, __u64);		    /* claims << 32 | row */
 	__type(value, struct disk_identity);
 } disk_rows SEC(".maps");
 
@@ -45,38 +45,7 @@ static __always_inline __u32 first_row(__u64 number)
 	return (number ^ number >> 4 ^ number >> 32) & (MAX_DISKS - 1);
 }
 
-/* The row of a disk that its first row does not show at once: another disk is there, or none yet. */
-static __noinline struct disk_io *search_row(struct gendisk *disk, __u64 number)
-{
-	struct disk_identity wanted = {.disk = number}, *owner;
-	struct disk_io *row = NULL;
-	__u32 index = 0;
-
-	BPF_CORE_READ_STR_INTO(&wanted.name, disk, disk_name);
-	for (__u32 i = 0; i < MAX_DISKS; i++) {
-		index = (first_row(number) + i) & (MAX_DISKS - 1);
-		row = &disks[index];
-		if (!difference(row->disk, row->name, &wanted)) {
-			row->instance = disk_instance(disk);
-			return row;
-		}
-		if (!row->disk)
-			break;
-	}
-	if (!row || row->disk)
-		return NULL;
-	bpf_map_update_elem(&disk_rows, &index, &wanted, BPF_NOEXIST);
-	owner = bpf_map_lookup_elem(&disk_rows, &index);
-	/* Another disk may have been quicker: this one finds a row with its next request. */
-	if (!owner || difference(owner->disk, owner->name, &wanted))
-		return NULL;
-	__builtin_memcpy(row->name, wanted.name, sizeof(wanted.name));
-	row->instance = disk_instance(disk);
-	row->disk = number;
-	return row;
-}
-
-/* Rounded down; `value` is below 2^63. Without branches, for the verifier's sake: a subtraction's sign compares. */
+/* Rounded down. Without branches, for the verifier's sake: a subtraction's sign compares. */
 static __always_inline __u32 log2_of(__u64 value)
 {
 	__u32 result = 0;
@@ -89,6 +58,47 @@ static __always_inline __u32 log2_of(__u64 value)
 		result += shift;
 	}
 	return result;
+}
+
+/* The row of a disk that its first row does not show at once: another disk is there, or none yet. */
+static __noinline struct disk_io *search_row(struct gendisk *disk, __u64 number)
+{
+	struct disk_identity wanted = {.disk = number}, *owner;
+	__u64 free_rows = 0, claims, key;
+	struct disk_io *row;
+	__u32 index;
+
+	BPF_CORE_READ_STR_INTO(&wanted.name, disk, disk_name);
+	for (__u32 i = 0; i < MAX_DISKS; i++) {
+		row = &disks[(first_row(number) + i) & (MAX_DISKS - 1)];
+		if (!difference(row->disk, row->name, &wanted)) {
+			row->instance = disk_instance(disk);
+			return row;
+		}
+		free_rows |= (row->disk - 1 & ~row->disk) >> 63 << i; /* the sign, again: only of 0 is it set */
+	}
+	if (!free_rows)
+		return NULL;
+	index = (first_row(number) + log2_of(free_rows & -free_rows)) & (MAX_DISKS - 1);
+	row = &disks[index];
+	/* Another disk may be quicker: then this one finds a row with its next request. */
+	claims = *(volatile __u64 *)&row->claims;
+	if (*(volatile __u64 *)&row->disk)
+		return NULL;
+	key = claims << 32 | index;
+	if (bpf_map_update_elem(&disk_rows, &key, &wanted, BPF_NOEXIST)) {
+		owner = bpf_map_lookup_elem(&disk_rows, &key);
+		return owner && !difference(owner->disk, owner->name, &wanted) ? row : NULL;
+	}
+	__builtin_memcpy(row->name, wanted.name, sizeof(wanted.name));
+	row->instance = disk_instance(disk);
+	*(volatile __u64 *)&row->disk = number;
+	*(volatile __u64 *)&row->claims = claims + 1;
+	if (claims) {
+		key -= 1ULL << 32;
+		bpf_map_delete_elem(&disk_rows, &key);
+	}
+	return row;
 }
 
 /* Bucket i holds what took at most 2^(i+1) microseconds and more than the bucket before. */

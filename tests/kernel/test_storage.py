@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 from helpers.cgroups import ScratchCgroup, mount_point
-from helpers.loops import MIB, Loop, ext4, frozen, loop, run, shut_down, tmpfs
+from helpers.loops import MIB, Loop, ext4, frozen, loop, numbered_loop, run, shut_down, tmpfs
 from helpers.running_agent import RunningAgent, running_agent, wait_for
 
 pytestmark = pytest.mark.kernel
@@ -536,6 +537,38 @@ def readable(folder: Path) -> Iterator[None]:
     finally:
         for path, mode in changed:
             path.chmod(mode & 0o7777)
+
+
+def test_rows_of_disks_that_are_gone_serve_others(tmp_path: Path) -> None:
+    """More disks than the table holds come and go: each is counted right or counted as missed, and none as another."""
+    shown = re.compile(r'(?m)^tapio_disk_latency_seconds_count{device="loop(\d{4})",operation="write"} (\d+)\.0$')
+    full = 'tapio_kernel_missed_total{hook="block_rq_complete",observer="storage",reason="disk_table_full"}'
+    with tmpfs(tmp_path / "many", "64m") as folder, running_agent(tmp_path / "data", "--observer=storage") as agent:
+
+        def come_and_go(number: int, writes: int) -> None:
+            with numbered_loop(number, folder / "image", MIB) as device, direct(device, 4 * KIB) as file:
+                for index in range(writes):
+                    file.write(index * 4 * KIB)
+
+        def read() -> dict[int, int]:
+            return {int(number): int(writes) for number, writes in shown.findall(agent.get("/metrics")[1])}
+
+        first = {number: 1 + number % 5 for number in range(3001, 3072)}
+        for number, writes in first.items():
+            come_and_go(number, writes)
+        missed = agent.metric(full)
+        counted_first = read()
+        assert 48 < len(counted_first) <= 64
+        assert counted_first.items() <= first.items()
+        hidden = sum(first.values()) - sum(counted_first.values())
+        assert missed >= hidden > 0
+        wait_for(lambda: not read(), 10)
+        second = {number: 1 + number % 5 for number in range(4001, 4024)} | {3001: 7}
+        for number, writes in second.items():
+            come_and_go(number, writes)
+        second[3001] += first[3001]
+        assert read() == second
+        assert agent.metric(full) == missed
 
 
 def test_20000_requests_that_no_room_is_for(tmp_path: Path) -> None:
