@@ -109,12 +109,23 @@ static __always_inline __u32 latency_bucket(__u64 latency_ns)
 	return bucket < LATENCY_BUCKETS ? bucket : LATENCY_BUCKETS - 1;
 }
 
+/*
+ * An index right where it is used. clang knows that it is in bounds and would leave the check out; the verifier, which
+ * wants it, forgets bounds of what is put on the stack meanwhile (5.10).
+ */
+#define BOUNDED(index, limit)                                                                                          \
+	({                                                                                                             \
+		__u64 index_ = (index);                                                                                \
+		asm volatile("" : "+r"(index_));                                                                       \
+		index_ < (limit) ? index_ : 0;                                                                         \
+	})
+
 static __always_inline void count_request(struct gendisk *disk, enum io_operation operation, bool timed,
 					  __u64 latency_ns, bool failed, struct hook_misses *misses)
 {
 	__u64 number = (__u64)disk->major << 32 | (__u32)disk->first_minor;
 	struct disk_io *row = &disks[first_row(number)];
-	__u64 bucket; /* 64 bits wide, so that what is checked is what is used */
+	__u64 bucket;
 
 	if (row->disk != number || row->instance != disk_instance(disk))
 		row = search_row(disk, number);
@@ -122,16 +133,13 @@ static __always_inline void count_request(struct gendisk *disk, enum io_operatio
 		__sync_fetch_and_add(&misses->disk_table_full, 1);
 		return;
 	}
-	bucket = operation * LATENCY_BUCKETS + latency_bucket(latency_ns);
-	asm volatile("" : "+r"(bucket)); /* or clang drops the check below, which the verifier wants */
-	if (operation >= IO_OPERATIONS || bucket >= DISK_LATENCY_VALUES)
-		return;
 	if (timed) {
-		__sync_fetch_and_add(&row->latency[bucket], 1);
-		__sync_fetch_and_add(&row->sum_ns[operation], latency_ns);
+		bucket = operation * LATENCY_BUCKETS + latency_bucket(latency_ns);
+		__sync_fetch_and_add(&row->latency[BOUNDED(bucket, DISK_LATENCY_VALUES)], 1);
+		__sync_fetch_and_add(&row->sum_ns[BOUNDED(operation, IO_OPERATIONS)], latency_ns);
 	}
 	if (failed)
-		__sync_fetch_and_add(&row->errors[operation], 1);
+		__sync_fetch_and_add(&row->errors[BOUNDED(operation, IO_OPERATIONS)], 1);
 }
 
 #endif
