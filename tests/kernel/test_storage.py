@@ -217,13 +217,15 @@ def test_a_request_that_a_worker_issues_again_stays_the_readers(
     with tmpfs(tmp_path / "short", "64m") as folder, loop(folder / "image", 32 * MIB, "--direct-io=off") as device:
         os.truncate(folder / "image", MIB + 32 * KIB)
         command = ["dd", f"if={device.path}", "of=/dev/null", "bs=64k", "count=1", "skip=16", "iflag=direct"]
-        pids = {cgroup.run(command).pid for _ in range(5)}
+        readers = [cgroup.run(command) for _ in range(5)]
+        if not any(reader.returncode for reader in readers):
+            pytest.skip("this kernel's loop driver fills up such a read with zeros")
         found = [item["data"] for item in expect(agent, device, io_error=5)]
     places = {(data["operation"], data["errno"], data["sector"], data["bytes"]) for data in found}
     if places == {("read", "EIO", 2048, 64 * KIB)}:
         pytest.skip("this kernel's loop driver fails such a read at once")
     assert places == {("read", "EIO", 2112, 32 * KIB)}
-    assert {data.get("pid") for data in found} == pids
+    assert {data.get("pid") for data in found} == {reader.pid for reader in readers}
     assert {data.get("comm") for data in found} == {"dd"}
 
 
