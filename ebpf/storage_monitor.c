@@ -4,7 +4,7 @@
  *
  * A request is remembered when the driver gets it and looked up when it completes, by its address: addresses of
  * live requests are unique, while device and sector are not. A request that comes back and is issued again
- * overwrites its entry. Only failed and slow requests leave the kernel; all are counted in `disks`.
+ * is timed anew. Only failed and slow requests leave the kernel; all are counted in `disks`.
  */
 #include "block.h"
 #include "disks.h"
@@ -36,7 +36,7 @@ struct issue {
 	__u64 sector;
 	__u32 bytes;
 	__u32 pid;
-	__u32 by_kernel;
+	__u32 for_others;
 	char comm[COMM_LEN];
 	__u32 pad;
 };
@@ -69,7 +69,7 @@ static __always_inline void identify_issuer(struct issue *issue)
 		issue->issuer_css = has_io ? *css : NULL;
 		issue->issuer_cgroup_id = cgroups->dfl_cgrp->kn->id;
 		issue->pid = task->tgid;
-		issue->by_kernel = (task->flags & PF_KTHREAD) != 0;
+		issue->for_others = (task->flags & PF_KTHREAD) != 0;
 		__builtin_memcpy(&issue->comm, task->comm, sizeof(issue->comm));
 	} else {
 		task = (struct task_struct *)bpf_get_current_task();
@@ -79,21 +79,23 @@ static __always_inline void identify_issuer(struct issue *issue)
 					      (void *)cgroups + bpf_core_field_offset(struct css_set, subsys) + io);
 		issue->issuer_cgroup_id = BPF_CORE_READ(cgroups, dfl_cgrp, kn, id);
 		issue->pid = BPF_CORE_READ(task, tgid);
-		issue->by_kernel = (BPF_CORE_READ(task, flags) & PF_KTHREAD) != 0;
+		issue->for_others = (BPF_CORE_READ(task, flags) & PF_KTHREAD) != 0;
 		bpf_get_current_comm(&issue->comm, sizeof(issue->comm));
 	}
 }
 
-static __always_inline void remember(__u64 key, struct issue *issue)
+static __always_inline void add(__u64 key, struct issue *issue)
 {
-	struct issue *known = bpf_map_lookup_elem(&in_flight, &key);
-
-	if (known)
-		*known = *issue;
-	else if (bpf_map_update_elem(&in_flight, &key, issue, BPF_ANY))
+	if (bpf_map_update_elem(&in_flight, &key, issue, BPF_ANY))
 		__sync_fetch_and_add(&block_rq_issue_misses.table_full, 1);
 	else
 		__sync_fetch_and_add(&issues_kept, 1);
+}
+
+/* The driver sent it back, and it is issued again: the entry is not older than the request. */
+static __always_inline bool is_requeued(struct request *rq, struct issue *known)
+{
+	return known->issue_ns && rq->start_time_ns && rq->start_time_ns <= known->issue_ns;
 }
 
 /*
@@ -112,8 +114,9 @@ SEC("tp_btf/block_rq_issue")
 int block_rq_issue(__u64 *ctx)
 {
 	struct hook_counters *counters = counters_of(block_rq_issue_counters);
-	struct issue issue = {};
+	struct issue *known, *issue, fresh = {};
 	struct request *rq;
+	__u64 key;
 
 	counters->hits++;
 	counters->filtered++; /* it leaves when it completes, if at all */
@@ -123,14 +126,21 @@ int block_rq_issue(__u64 *ctx)
 		rq = (struct request *)ctx[0];
 	if ((rq->cmd_flags & REQ_OP_MASK) >= REQ_OP_PASSTHROUGH)
 		return 0;
-	issue.sector = rq->__sector;
-	issue.bytes = rq->__data_len;
-	identify_issuer(&issue);
-	/* A scheduler hands out what others have queued to whoever comes to dispatch. */
-	if (rq->q->elevator)
-		issue.by_kernel = 1;
-	issue.issue_ns = bpf_ktime_get_ns();
-	remember((__u64)rq, &issue);
+	key = (__u64)rq;
+	known = bpf_map_lookup_elem(&in_flight, &key);
+	issue = known ? known : &fresh;
+	/* Again, it is mostly a kernel worker that issues it: the request stays the first issuer's. */
+	if (!known || !is_requeued(rq, known)) {
+		identify_issuer(issue);
+		/* A scheduler hands out what others have queued to whoever comes to dispatch. */
+		if (rq->q->elevator)
+			issue->for_others = 1;
+	}
+	issue->sector = rq->__sector;
+	issue->bytes = rq->__data_len;
+	issue->issue_ns = bpf_ktime_get_ns();
+	if (!known)
+		add(key, &fresh);
 	return 0;
 }
 
@@ -138,6 +148,7 @@ struct completion {
 	struct request *rq;
 	struct gendisk *disk;
 	struct issue *issue;
+	__u64 now_ns; /* monotonic */
 	__u64 latency_ns;
 	__s32 status;
 	__u32 error;
@@ -156,7 +167,7 @@ static __always_inline void report(struct completion *done, struct hook_counters
 	if (!record)
 		return;
 	record->kind = RECORD_REQUEST;
-	record->boot_ns = bpf_ktime_get_boot_ns();
+	record->boot_ns = bpf_ktime_get_boot_ns() - (bpf_ktime_get_ns() - done->now_ns);
 	record->operation = BPF_CORE_READ(rq, cmd_flags) & REQ_OP_MASK;
 	record->failed = done->failed;
 	record->error = done->error;
@@ -169,8 +180,8 @@ static __always_inline void report(struct completion *done, struct hook_counters
 	record->bytes = done->bytes;
 	if (issue) {
 		record->facts = REQUEST_ISSUE_SEEN;
-		if (issue->by_kernel)
-			record->facts |= REQUEST_BY_KERNEL;
+		if (issue->for_others)
+			record->facts |= REQUEST_FOR_OTHERS;
 		record->latency_ns = done->latency_ns;
 		if (!done->failed) { /* a failed part has a place of its own */
 			record->sector = issue->sector;
@@ -189,7 +200,7 @@ int block_rq_complete(__u64 *ctx)
 {
 	struct hook_counters *counters = counters_of(block_rq_complete_counters);
 	struct completion done = {.rq = (struct request *)ctx[0], .status = (__s32)ctx[1], .bytes = (__u32)ctx[2]};
-	__u64 key = (__u64)done.rq, now;
+	__u64 key = (__u64)done.rq;
 	struct issue *known;
 	__u32 operation;
 	bool last, slow;
@@ -211,14 +222,14 @@ int block_rq_complete(__u64 *ctx)
 		counters->filtered++;
 		return 0;
 	}
-	now = bpf_ktime_get_ns();
+	done.now_ns = bpf_ktime_get_ns();
 	/* An entry that is older than the request itself belonged to another one whose completion was missed. */
 	if (done.issue && done.rq->start_time_ns > done.issue->issue_ns)
 		done.issue = NULL;
 	if (!done.issue)
 		__sync_fetch_and_add(&block_rq_complete_misses.unmatched, 1);
 	else
-		done.latency_ns = now - done.issue->issue_ns;
+		done.latency_ns = done.now_ns - done.issue->issue_ns;
 
 	done.error = done.status ? errno_of(done.status) : 0;
 	/* EAGAIN answers a request that asked not to wait. */

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tapio.canary import CanaryWatch, make_bird
 from tapio.config import Config
 from tapio.cpus import CpuCounters
-from tapio.disks import disk_io
+from tapio.disks import DiskRows
 from tapio.heartbeat_document import ENRICHMENT
 from tapio.kernel import memory
 from tapio.kernel.attach import Attachment, Outcome, attach
@@ -62,6 +62,12 @@ class Source:
         self.telemetry.suppressed, self.telemetry.evicted = self.observer.suppressed, self.observer.evicted
         self.observer.suppressed["damaged_ring"] = 0
         if "disks" in attachment.loaded.variables:
+            section = self._counters.section
+            self._disks = DiskRows(
+                read_rows=lambda: section.rows("disks"),
+                write_row=lambda values, row: section.write("disks", values, row),
+                evicted=self.observer.evicted,
+            )
             self.telemetry.read_disks = self.disks
         self.telemetry.read_reason = lambda: self.observer.reason
         self.telemetry.read_cpus = self.observer.cpu_report
@@ -128,8 +134,7 @@ class Source:
 
     def disks(self) -> list[DiskIo]:
         """What each disk did, without those that the settings ignore."""
-        found = disk_io(self._counters.section.rows("disks"))
-        return [disk for disk in found if not self._config.storage.ignores(disk.device)]
+        return [disk for disk in self._disks.read() if not self._config.storage.ignores(disk.device)]
 
     @property
     def counts_cpus(self) -> bool:

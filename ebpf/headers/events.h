@@ -177,9 +177,13 @@ enum io_operation {
 	IO_OTHER = 4,
 };
 
-/* What one disk did so far. Written with atomic additions: several CPUs complete a disk's requests. */
+/*
+ * What one disk did so far. Written with atomic additions: several CPUs complete a disk's requests. The agent frees
+ * the row of a disk that is gone: it sets everything but `claims` to 0, `disk` last (tapio/disks.py).
+ */
 struct disk_io {
 	__u64 disk;	/* major << 32 | minor; 0: a free row */
+	__u64 claims;	/* how many disks had this row so far */
 	__u64 instance; /* of the disk that was seen last under this number and name */
 	char name[DISK_NAME_LEN];
 	__u64 latency[DISK_LATENCY_VALUES]; /* requests, by operation and bucket */
@@ -194,8 +198,7 @@ enum request_facts {
 	REQUEST_BLKCG_KNOWN = 4,   /* bio_cgroup_id and bio_hierarchy are valid */
 	REQUEST_BLKCG_ROOT = 8,	   /* it is the root of its hierarchy */
 	REQUEST_ISSUER_BLKCG = 16, /* it is also the issuer's */
-	REQUEST_BY_KERNEL =
-	    32, /* the issuer is a kernel thread, or an I/O scheduler chose the request: for whom is not known */
+	REQUEST_FOR_OTHERS = 32,   /* a kernel thread issued it, or an I/O scheduler chose it: for whom is not known */
 };
 
 /* A block request that failed or was slow. */

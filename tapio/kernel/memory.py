@@ -74,13 +74,14 @@ class Section:
             rows.append(row)
         return rows
 
-    def write(self, name: str, values: Mapping[str, int | tuple[int, ...]]) -> None:
-        """Set fields of the struct `name`; programs see them from their next run on."""
+    def write(self, name: str, values: Mapping[str, int | bytes | tuple[int, ...]], row: int = 0) -> None:
+        """Set fields of the struct `name`, or of a row of that array, in this order; programs see it at once."""
         variable, layout = self._variable(name)
+        base = variable.offset + row * layout.size
         for key, value in values.items():
             field = layout.field(key)
             numbers = value if isinstance(value, tuple) else (value,)
-            struct.pack_into("=" + field_format(field), self._map, variable.offset + field.offset, *numbers)
+            struct.pack_into("=" + field_format(field), self._map, base + field.offset, *numbers)
 
     def close(self) -> None:
         """Unmap the section."""
@@ -91,7 +92,8 @@ class HookCounters:
     """The per-CPU counters of each hook of an attachment, added up."""
 
     def __init__(self, attachment: Attachment) -> None:
-        self.section = Section(attachment, ".bss", writable=False)  # whole: mapping it twice would count twice
+        # Whole: mapping it twice would count twice. Written are only rows of disks that are gone.
+        self.section = Section(attachment, ".bss", writable="disks" in attachment.loaded.variables)
         self._cpus = attachment.loaded.cpus
         self._hooks = [hook.name for hook in attachment.hooks]
 

@@ -15,9 +15,10 @@ from tapio.kernel.channel import Loaded
 from tapio.kernel.layout import make_decoder
 from tapio.observers.base import Observer, RecentMap, Settings, comm_text
 from tapio.observers.storage_blame import BLAME_FIELDS, Blame
-from tapio.observers.storage_stack import Disk, Span, Stacks, SysfsDisks
+from tapio.observers.storage_stack import Disk, Request, Stacks, SysfsDisks
 
-_OPERATIONS = {0: "read", 1: "write", 2: "flush", 3: "discard", 5: "secure_erase", 9: "write_zeroes"}
+_READ, _FLUSH = 0, 2
+_OPERATIONS = {_READ: "read", 1: "write", _FLUSH: "flush", 3: "discard", 5: "secure_erase", 9: "write_zeroes"}
 _ERRNO_NAMES = {**errno.errorcode, errno.EOPNOTSUPP: "EOPNOTSUPP"}  # Python prefers ENOTSUP
 _NO_SECTOR = (1 << 64) - 1
 _NS_PER_MS = 1_000_000
@@ -93,9 +94,18 @@ class StorageObserver(Observer):
             self.suppressed["below_threshold"] += 1
             return None
         disk, lower = Disk(record.major, record.minor), Disk(record.lower_major, record.lower_minor)
-        span = Span(record.boot_ns - latency_ns, record.boot_ns)
-        stacked = self._stacks.explain(disk, lower, span, failed, rules.warning_ns)
-        self._stacks.report(disk, span, failed)
+        request = Request(
+            issued_ns=record.boot_ns - latency_ns,
+            completed_ns=record.boot_ns,
+            bytes=record.bytes,
+            reads=record.operation == _READ,
+            flushes=record.operation == _FLUSH,
+            error=(record.error or -record.status) if failed else None,
+            cgroup=self._blame.named_cgroup(record),
+            by_process=self._blame.is_by_process(record),
+        )
+        stacked = self._stacks.explain(disk, lower, request, rules.warning_ns)
+        self._stacks.report(disk, request)
         if stacked:
             self.suppressed["stacked"] += 1
             return None

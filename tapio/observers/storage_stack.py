@@ -6,16 +6,21 @@ The lower request completes first, so its record comes first.
 
 from __future__ import annotations
 
+import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from tapio.observers.base import RecentMap
 
+_LOOP_MAJOR = 7
 _MAX_FLOORS = 8
 _REMEMBER_S = 10.0
-_MAX_SPANS = 64
+_MAX_HISTORIES = 64
+_MAX_REPORTS = 256
+_DISORDER_NS = 1_000_000  # records of several CPUs come about in the order of their times
 
 
 class Disk(NamedTuple):
@@ -28,11 +33,17 @@ class Disk(NamedTuple):
 _NONE = Disk(0, 0)
 
 
-class Span(NamedTuple):
-    """From issue to completion on the boot clock, in nanoseconds."""
+class Request(NamedTuple):
+    """What two requests are compared by. Times on the boot clock, in nanoseconds."""
 
-    start_ns: int
-    end_ns: int
+    issued_ns: int
+    completed_ns: int
+    bytes: int
+    reads: bool
+    flushes: bool = False
+    error: int | None = None  # None: it was only slow
+    cgroup: tuple[int, int] | None = None  # of its first bio, with the hierarchy, if that names somebody
+    by_process: bool = False  # issued by a process for itself, not by a kernel worker
 
 
 class Disks(Protocol):
@@ -69,52 +80,69 @@ class SysfsDisks:
             return []
 
 
-class _History:
-    """When requests of one disk were reported: times that overlap become one."""
+class _Report:
+    """A request that was reported, and for how many bytes above it that can still be the reason."""
 
-    def __init__(self) -> None:
-        self.spans: list[Span] = []
-        self.failed_at_ns = -1
-
-    def add(self, span: Span, failed: bool) -> None:
-        if failed:
-            self.failed_at_ns = max(self.failed_at_ns, span.end_ns)
-        if self.spans and self.spans[-1].start_ns <= span.start_ns <= self.spans[-1].end_ns <= span.end_ns:
-            self.spans[-1] = Span(self.spans[-1].start_ns, span.end_ns)  # as in every storm
-            return
-        apart = [other for other in self.spans if other.end_ns < span.start_ns or other.start_ns > span.end_ns]
-        joined = [other for other in self.spans if other not in apart] + [span]
-        merged = Span(min(other.start_ns for other in joined), max(other.end_ns for other in joined))
-        self.spans = sorted([*apart, merged])[-_MAX_SPANS:]
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.left = float(request.bytes or math.inf)  # many may wait for one flush
 
 
 class Stacks:
-    """Remembers what was reported of each disk, to tell whether that explains a request above it."""
+    """Remembers what was reported of each disk, to tell whether that explains a request above it.
+
+    Nothing in the kernel links the two. So a request below explains one above if all that can be compared fits: it is
+    of the same direction, was issued and completed while the upper one was on its way, failed with the same error, and
+    is of no other cgroup; and it explains at most as many bytes as it had itself, because requests are split and merged
+    on their way down. What a loop disk reads and writes below is issued by kernel workers, never by a process.
+    """
 
     def __init__(self, disks: Disks, evicted: dict[str, int]) -> None:
         self._disks = disks
-        self._histories: RecentMap[Disk, _History] = RecentMap("histories", evicted, 256)
+        self._histories: RecentMap[Disk, deque[_Report]] = RecentMap("histories", evicted, _MAX_HISTORIES)
 
-    def report(self, disk: Disk, span: Span, failed: bool) -> None:
+    def report(self, disk: Disk, request: Request) -> None:
         """A request was reported, or explained by one that was."""
-        history = self._histories.get(disk) or _History()
-        history.add(span, failed)
+        history = self._histories.get(disk)
+        if history is None:
+            history = deque(maxlen=_MAX_REPORTS)
+        history.append(_Report(request))
         self._histories[disk] = history
 
-    def explain(self, disk: Disk, lower: Disk, span: Span, failed: bool, warning_ns: int) -> bool:
-        """Whether what was reported of the disks below is why this request failed, or was slow.
+    def explain(self, disk: Disk, lower: Disk, upper: Request, warning_ns: int) -> bool:
+        """Whether requests below that were reported are why this one failed, or was slow.
 
-        Slow: without the time that it shares with reported requests below it would have been fast enough.
+        Slow: without the time in which one of them was on its way it would have been fast enough.
         """
         floors = self._all_below(disk, lower)
-        if not floors:
+        found = [report for floor in floors for report in self._candidates(floor, upper)]
+        if disk.major == _LOOP_MAJOR:
+            found = [report for report in found if not report.request.by_process]
+        found.sort(key=lambda report: report.request.issued_ns)  # later ones also fit uppers that complete later
+        took_ns = upper.completed_ns - upper.issued_ns
+
+        def enough(*reports: _Report) -> bool:
+            return upper.error is not None or took_ns - _shared_ns(reports, upper) < warning_ns
+
+        chosen = next(([report] for report in found if enough(report)), found)
+        if not chosen or not enough(*chosen):
             return False
-        below = [self._histories.get(floor) for floor in floors]
-        histories = [history for history in below if history is not None]
-        if failed:
-            return any(history.failed_at_ns >= span.start_ns for history in histories)
-        shared = _union_ns([other for history in histories for other in history.spans], span)
-        return shared > 0 and span.end_ns - span.start_ns - shared < warning_ns
+        for report in chosen:
+            report.left -= upper.bytes
+        return True
+
+    def _candidates(self, floor: Disk, upper: Request) -> Iterable[_Report]:
+        for report in reversed(self._histories.get(floor) or ()):
+            request = report.request
+            if request.completed_ns < upper.issued_ns - _DISORDER_NS:
+                break
+            # A flush waits for what is already on its way.
+            issued_within = upper.flushes or request.issued_ns >= upper.issued_ns
+            within = issued_within and upper.issued_ns <= request.completed_ns <= upper.completed_ns
+            fits = request.reads == upper.reads and upper.error in (None, request.error)
+            others = upper.cgroup and request.cgroup and upper.cgroup != request.cgroup
+            if within and fits and not others and report.left > 0:
+                yield report
 
     def _all_below(self, disk: Disk, lower: Disk) -> set[Disk]:
         found: set[Disk] = set()
@@ -130,11 +158,11 @@ class Stacks:
         return found
 
 
-def _union_ns(spans: Iterable[Span], within: Span) -> int:
-    """How much of `within` the spans cover together."""
-    covered, end = 0, within.start_ns
-    for span in sorted(spans):
-        start, stop = max(span.start_ns, end), min(span.end_ns, within.end_ns)
+def _shared_ns(reports: Iterable[_Report], upper: Request) -> int:
+    """For how long of the upper request at least one of these was on its way."""
+    covered, end = 0, upper.issued_ns
+    for request in sorted((report.request for report in reports), key=lambda request: request.issued_ns):
+        start, stop = max(request.issued_ns, end), min(request.completed_ns, upper.completed_ns)
         if stop > start:
             covered, end = covered + stop - start, stop
     return covered

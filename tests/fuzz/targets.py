@@ -48,7 +48,7 @@ _NETWORK_FIELDS = {
     "retransmit": ("segments", "total_retrans", "segs_out", "snd_cwnd", "srtt_us"),
     "rtt": ("srtt_us", "rtt_us", "ack_delayed"),
 }
-_REQUEST_FLAGS = ("ISSUE_SEEN", "HAS_BIO", "BLKCG_KNOWN", "BLKCG_ROOT", "ISSUER_BLKCG", "BY_KERNEL")
+_REQUEST_FLAGS = ("ISSUE_SEEN", "HAS_BIO", "BLKCG_KNOWN", "BLKCG_ROOT", "ISSUER_BLKCG", "FOR_OTHERS")
 _MAX_INPUT = 1 << 16
 
 

@@ -7,10 +7,11 @@ import fcntl
 import os
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _EXT4_SHUTDOWN, _SHUTDOWN_NO_LOG_FLUSH = 0x8004587D, 2
+_LOOP_CTL_ADD, _LOOP_CTL_REMOVE = 0x4C80, 0x4C81
 MIB = 1 << 20
 
 
@@ -59,6 +60,38 @@ def loop(image: Path, size: int, *options: str) -> Iterator[Loop]:
         yield Loop(path)
     finally:
         run("losetup", "-d", path)
+
+
+@contextlib.contextmanager
+def numbered_loop(number: int, image: Path, size: int) -> Iterator[Loop]:
+    """A loop device of this number, which is free, on a sparse file; the number goes at the end, too."""
+    with image.open("xb") as file:
+        file.truncate(size)
+    path = Path(f"/dev/loop{number}")
+    with Path("/dev/loop-control").open("rb") as control:
+        fcntl.ioctl(control, _LOOP_CTL_ADD, number)
+        try:
+            run("losetup", path, image)
+            try:
+                yield Loop(path)
+            finally:
+                run("losetup", "-d", path)
+        finally:
+            _until(lambda: fcntl.ioctl(control, _LOOP_CTL_REMOVE, number))
+            image.unlink()
+
+
+def _until(done: Callable[[], object], patience_s: float = 10) -> None:
+    """Try until it succeeds: a device is busy for a moment after its last user has gone."""
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            done()
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        else:
+            return
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import schema
 from helpers.records import make_layout, make_loaded, pack
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,10 +14,10 @@ from hypothesis import strategies as st
 from tapio.anomalies import Anomaly
 from tapio.config import Config, DiskConfig, StorageConfig
 from tapio.errors import ObjectError
-from tapio.observers.storage import _FIELDS, StorageObserver
+from tapio.observers.storage import _FIELDS, _OPERATIONS, StorageObserver
 
 REQUEST = make_layout("request_record", _FIELDS)
-ISSUE_SEEN, HAS_BIO, BLKCG_KNOWN, BLKCG_ROOT, ISSUER_BLKCG, BY_KERNEL = 1, 2, 4, 8, 16, 32
+ISSUE_SEEN, HAS_BIO, BLKCG_KNOWN, BLKCG_ROOT, ISSUER_BLKCG, FOR_OTHERS = 1, 2, 4, 8, 16, 32
 ENUMS = {
     "RECORD_REQUEST": 20,
     "REQUEST_ISSUE_SEEN": ISSUE_SEEN,
@@ -24,7 +25,7 @@ ENUMS = {
     "REQUEST_BLKCG_KNOWN": BLKCG_KNOWN,
     "REQUEST_BLKCG_ROOT": BLKCG_ROOT,
     "REQUEST_ISSUER_BLKCG": ISSUER_BLKCG,
-    "REQUEST_BY_KERNEL": BY_KERNEL,
+    "REQUEST_FOR_OTHERS": FOR_OTHERS,
 }
 BY_TASK = ISSUE_SEEN | HAS_BIO | BLKCG_KNOWN | ISSUER_BLKCG
 MS = 1_000_000
@@ -128,22 +129,22 @@ V1 = {"bio_cgroup_id": 99, "bio_hierarchy": 7}
         # cgroup v2: the bio names the cgroup, whoever issued.
         ({}, 77, None, "bio", True),
         ({"facts": BY_TASK & ~ISSUER_BLKCG, "issuer_cgroup_id": 5}, 77, None, "bio", False),
-        ({"facts": BY_TASK & ~ISSUER_BLKCG | BY_KERNEL, "issuer_cgroup_id": 1}, 77, None, "bio", False),
+        ({"facts": BY_TASK & ~ISSUER_BLKCG | FOR_OTHERS, "issuer_cgroup_id": 1}, 77, None, "bio", False),
         # The controller is not enabled down to the issuer's cgroup.
         ({"issuer_cgroup_id": 78}, 78, None, "task", True),
         # The root names nobody: the issuer counts if it is charged there too and is no kernel worker.
         ({"facts": BY_TASK | BLKCG_ROOT, "bio_cgroup_id": 1, "issuer_cgroup_id": 78}, 78, None, "task", True),
-        ({"facts": BY_TASK | BLKCG_ROOT | BY_KERNEL, "bio_cgroup_id": 1}, None, None, "none", False),
+        ({"facts": BY_TASK | BLKCG_ROOT | FOR_OTHERS, "bio_cgroup_id": 1}, None, None, "none", False),
         ({"facts": BY_TASK & ~ISSUER_BLKCG | BLKCG_ROOT, "bio_cgroup_id": 1}, None, None, "none", False),
         # cgroup v1: translated by an issuer in the same cgroup, else only its own id is known.
         (V1, 77, 99, "bio", True),
         ({**V1, "facts": BY_TASK & ~ISSUER_BLKCG}, None, 99, "none", False),
-        ({**V1, "facts": BY_TASK | BY_KERNEL}, None, 99, "none", False),
+        ({**V1, "facts": BY_TASK | FOR_OTHERS}, None, 99, "none", False),
         ({**V1, "facts": BY_TASK | BLKCG_ROOT}, 77, None, "task", True),
         # No bio: a flush, issued for many. No block cgroups in this kernel: the issuer alone.
         ({"facts": ISSUE_SEEN, "operation": 2}, None, None, "none", False),
         ({"facts": ISSUE_SEEN | HAS_BIO}, 77, None, "task", True),
-        ({"facts": ISSUE_SEEN | HAS_BIO | BY_KERNEL}, None, None, "none", False),
+        ({"facts": ISSUE_SEEN | HAS_BIO | FOR_OTHERS}, None, None, "none", False),
         ({"issuer_cgroup_id": 0, **V1}, None, 99, "none", True),
     ],
 )
@@ -176,6 +177,22 @@ def test_patterns() -> None:
     assert (observer.suppressed["below_threshold"], observer.suppressed["ignored_device"]) == (2, 2)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "ignored"),
+    [("sd[a-c]", {"sda", "sdb"}), ("sd[!a]*", {"sdb", "sdb1"}), ("sd?", {"sda", "sdb"}), ("sdb[0-9]", {"sdb1"})],
+)
+def test_patterns_fit_the_whole_name(pattern: str, ignored: set[str]) -> None:
+    """As tapio.toml describes them."""
+    config = StorageConfig(ignore_devices=(pattern,))
+    assert {name for name in ("sda", "sdb", "sdb1") if config.ignores(name)} == ignored
+
+
+def test_every_operation_is_described() -> None:
+    text = (schema.FOLDER / "data.yaml").read_text()
+    (described,) = (line for line in text.splitlines() if "secure_erase" in line)
+    assert [name for name in (*_OPERATIONS.values(), "other") if name not in described] == []
+
+
 def test_new_thresholds_count_at_once() -> None:
     observer = make_observer()
     assert observer.decode([request_of(40)]) == []
@@ -184,7 +201,7 @@ def test_new_thresholds_count_at_once() -> None:
 
 
 def test_an_upper_request_that_waited_for_a_reported_one_is_not_reported() -> None:
-    lower = request_of(1000, major=7, minor=0, device=b"loop0")
+    lower = request_of(1000, major=7, minor=0, device=b"loop0", facts=BY_TASK | FOR_OTHERS)
     on_top = {"major": 7, "minor": 1, "device": b"loop1", "lower_major": 7}
     observer = make_observer()
     found = observer.decode([lower, request_of(1010, **on_top, boot_ns=10_005 * MS)])
@@ -195,10 +212,29 @@ def test_an_upper_request_that_waited_for_a_reported_one_is_not_reported() -> No
     assert observer.suppressed["stacked"] == 1
 
 
+@pytest.mark.parametrize(
+    "upper",
+    [
+        {"error": 28},
+        {"bio_cgroup_id": 78},
+        {"operation": 0},
+        {"bytes": 8192, "operation": 0},
+        {"error": 0, "status": 42},
+        {"failed": 0},
+    ],
+)
+def test_a_fault_of_another_kind_below_explains_nothing(upper: dict[str, Any]) -> None:
+    lower = request_of(100, major=7, minor=0, device=b"loop0", failed=1, error=5, facts=BY_TASK | FOR_OTHERS)
+    on_top = {"major": 7, "minor": 1, "device": b"loop1", "lower_major": 7, "failed": 1, "error": 5}
+    observer = make_observer()
+    found = observer.decode([lower, request_of(300, **{**on_top, **upper}, boot_ns=10_001 * MS)])
+    assert [a.data["device"] for a in found] == ["loop0", "loop1"]
+
+
 def test_an_ignored_lower_disk_explains_nothing() -> None:
     observer = make_observer(ignore_devices=("loop0",))
     lower = request_of(1000, major=7, minor=0, device=b"loop0")
-    upper = request_of(1000, major=7, minor=1, device=b"loop1", lower_major=7)
+    upper = request_of(1010, major=7, minor=1, device=b"loop1", lower_major=7, boot_ns=10_005 * MS)
     assert [a.data["device"] for a in observer.decode([lower, upper])] == ["loop1"]
 
 
