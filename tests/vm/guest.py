@@ -32,7 +32,8 @@ LANES: dict[str, Sequence[str]] = {
         "test_oom.py::test_a_limit_far_above",
         "test_oom_groups.py",
         "test_oom_node.py",
-        "test_lifecycle.py::test_the_documented_capabilities_are_enough",
+        "test_capabilities.py::test_the_documented_capabilities_are_enough",
+        "test_capabilities.py::test_locked_memory",
     ),
     "storage": (
         "test_storage.py::test_23_writes_without_space",
