@@ -139,8 +139,13 @@ class Store:
     def write(self, name: str, document: bytes) -> None:
         """Create or replace `name`: readers see the old document or the whole new one. OSError is the caller's."""
         temporary = f".{name}.tmp"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, 0o644, dir_fd=self._directory)
+        # A file of its own: one that is there could be a FIFO, which would hold us for ever, or another file's name.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            descriptor = os.open(temporary, flags, 0o644, dir_fd=self._directory)
+        except FileExistsError:
+            os.unlink(temporary, dir_fd=self._directory)
+            descriptor = os.open(temporary, flags, 0o644, dir_fd=self._directory)
         try:
             try:
                 while document:

@@ -82,7 +82,9 @@ def drop(uid: int, gid: int) -> None:
 
     def must(result: int, doing: str) -> None:
         if result != 0:
-            raise PrivilegeError(f"{doing}: {os.strerror(ctypes.get_errno()).lower()}: run as root or grant CAP_SETPCAP")
+            raise PrivilegeError(
+                f"{doing}: {os.strerror(ctypes.get_errno()).lower()}: run as root or grant CAP_SETPCAP"
+            )
 
     must(libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), "clearing ambient capabilities")
     capability = 0

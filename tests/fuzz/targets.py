@@ -189,8 +189,8 @@ def collector_answer(data: bytes) -> None:
 def http_request(data: bytes) -> None:
     """The head of a request to /metrics, with and without passwords."""
     for server in _servers():
-        connection = web._Connection(None, 0.0)  # type: ignore[arg-type]
-        connection.head = data
+        connection = web._Connection(None, "", 0.0)  # type: ignore[arg-type]
+        connection.take(data)
         answer = server._answer(connection)
         assert answer.startswith(b"HTTP/1.1 ")
         assert b"\r\n\r\n" in answer

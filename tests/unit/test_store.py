@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,6 +41,19 @@ def test_a_failed_write_leaves_nothing(store: Store, tmp_path: Path, monkeypatch
     with pytest.raises(OSError, match="full"):
         fill(store, 1)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda path: path.symlink_to("victim"), lambda path: path.hardlink_to(path.parent / "victim")]
+)
+def test_what_lies_where_a_file_is_made_is_replaced(store: Store, tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A FIFO must not hold the agent, nor a link lead it to another file."""
+    (tmp_path / "victim").write_text("intact")
+    make(tmp_path / ".a.tmp")
+    store.write("a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert (tmp_path / "victim").read_text() == "intact"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "victim"]
 
 
 def test_retention_by_number_size_and_age(store: Store) -> None:
