@@ -30,7 +30,7 @@ from tapio.episodes import Emitted, Episodes
 from tapio.errors import KernelError, TapioError, UsageError
 from tapio.heartbeat import HeartbeatWriter
 from tapio.ids import IdSource
-from tapio.kernel import privileges, sandbox
+from tapio.kernel import allocator, privileges, sandbox
 from tapio.kernel.channel import Failed
 from tapio.occurrence import PROTOCOL_VERSION, Context, Error, Occurrence
 from tapio.sinks.base import MultiSink
@@ -75,6 +75,7 @@ class Agent:
 
     def run(self) -> None:
         """Observe until SIGTERM or SIGINT. TapioError when the start fails; nothing stays attached then."""
+        allocator.keep_small()
         self._catch_signals()
         config = self._config
         chosen = ChosenSinks(config, os.environ, self._node)

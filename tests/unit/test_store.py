@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -77,6 +78,19 @@ def test_retention_counts_what_was_there_and_what_is_added(store: Store) -> None
         retention.add(name, 10)
     retention.apply(**{**NO_LIMIT, "max_files": 7})
     assert store.occurrences() == [*old[3:], *new]
+
+
+def test_ten_thousand_files_take_little_memory(store: Store) -> None:
+    """They are remembered as long as they are there."""
+    retention = Retention(store)
+    ids = IdSource()
+    tracemalloc.start()
+    try:
+        for _ in range(10_000):
+            retention.add(f"{ids.next()}.json", 500)
+        assert tracemalloc.get_traced_memory()[0] < 400_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_foreign_files_are_left_alone(store: Store, tmp_path: Path) -> None:
