@@ -103,7 +103,8 @@ class Figures:
                     for kind, number in sorted(self.made.items())
                 ),
                 f"lost {dict(self.lost)}, told of as lost {dict(self.told)}",
-                f"undelivered {self.undelivered}, failed scrapes {self.failed_scrapes}, CPU {100 * self.cpu_s / last.at_s:.1f} %",
+                f"undelivered {self.undelivered}, failed scrapes {self.failed_scrapes}",
+                f"CPU {100 * self.cpu_s / last.at_s:.1f} %",
                 f"resident memory {first.resident_mib:.1f} MiB at {first.at_s:.0f} s, {last.resident_mib:.1f} later",
                 f"most resident memory {max(one.resident_mib for one in self.samples):.1f} MiB",
                 "descriptors and threads at rest: {}, later {}".format(*map(self._quiet, self._halves())),
