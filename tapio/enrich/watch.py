@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 import urllib3
 
+from tapio.enrich.api_objects import UNREADABLE
 from tapio.errors import ClusterError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Handler(Protocol):
         """Take over a whole list; returns how many of it could not be read."""
 
     def apply(self, kind: str, raw: bytes | msgspec.Raw) -> None:
-        """Take over one change; msgspec.MsgspecError when it cannot be read."""
+        """Take over one change; one of UNREADABLE when it cannot be read."""
 
 
 class _ListMetadata(msgspec.Struct, frozen=True):
@@ -114,7 +115,7 @@ class Watch:
             self._follow()
         except ClusterError as error:
             return self._fail(error)
-        except (urllib3.exceptions.HTTPError, OSError, msgspec.MsgspecError) as error:
+        except (urllib3.exceptions.HTTPError, OSError, *UNREADABLE) as error:
             return self._fail(ClusterError(f"watching {self._path}: {error}: it is tried again"))
         except Exception as error:  # noqa: BLE001  # a stage boundary: without its thread nothing is known any more
             self._version = ""
@@ -197,15 +198,20 @@ class Watch:
                 self._handler.apply(event.type, event.object)
             self._version = _VERSIONS.decode(event.object).metadata.version or self._version
             self._failures = 0
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             self.unreadable += 1
 
 
 def _lines(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
     """The lines of an answer as they come; one that was cut off is dropped."""
-    rest = b""
+    begun = bytearray()  # grown in place: an event may come in pieces of a byte
     while chunk := answer.read1(65536):
-        *lines, rest = (rest + chunk).split(b"\n")
-        if len(rest) > _MAX_LINE_BYTES:
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            line = bytes(begun) + end
+            begun.clear()
+            if line.strip():
+                yield line
+        begun += rest
+        if len(begun) > _MAX_LINE_BYTES:
             raise ClusterError(f"watching: an event of more than {_MAX_LINE_BYTES >> 20} MiB: it is tried again")
-        yield from (line for line in lines if line.strip())
