@@ -43,6 +43,9 @@ LANES: dict[str, Sequence[str]] = {
         "test_storage.py::test_a_discard_that_the_disk_lacks_is_silent",
         "test_storage.py::test_writeback_is_blamed_on_the_writer_or_nobody",
         "test_storage.py::test_a_slow_disk_below_is_one_story",
+        "test_sandbox.py::test_every_thread_of_the_agent_is_confined",
+        "test_sandbox.py::test_no_forbidden_call_gets_through",
+        "test_sandbox.py::test_no_right_is_regained",
         "test_rtt.py::test_a_quiet_connection_from_before_the_agents_start",  # here, as this lane is the shortest
     ),
     "network": (
