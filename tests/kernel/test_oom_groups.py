@@ -53,6 +53,7 @@ def kills(agent: RunningAgent, cgroups: list[ScratchCgroup], expected: int) -> l
 
 def needs_named_victims(agent: RunningAgent) -> None:
     """Where marks carry only a pid, each further victim is told alone, by its exit."""
+    wait_for((agent.data_dir / ".agent.json").exists)
     beat = json.loads((agent.data_dir / ".agent.json").read_text())
     if "by pid alone" in beat["observers"]["container"]["reason"]:
         pytest.skip(beat["observers"]["container"]["reason"])
