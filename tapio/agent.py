@@ -31,7 +31,7 @@ from tapio.errors import KernelError, TapioError, UsageError
 from tapio.heartbeat import HeartbeatWriter
 from tapio.heartbeat_document import ENRICHMENT
 from tapio.ids import IdSource
-from tapio.kernel import privileges, sandbox
+from tapio.kernel import allocator, privileges, sandbox
 from tapio.kernel.channel import Failed
 from tapio.occurrence import PROTOCOL_VERSION, Context, Error, Occurrence
 from tapio.sinks.base import MultiSink
@@ -76,6 +76,7 @@ class Agent:
 
     def run(self) -> None:
         """Observe until SIGTERM or SIGINT. TapioError when the start fails; nothing stays attached then."""
+        allocator.keep_small()
         self._catch_signals()
         config = self._config
         chosen = ChosenSinks(config, os.environ, self._node)

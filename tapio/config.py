@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from tapio import perf_events
+from tapio import named_files, perf_events
 from tapio.errors import UsageError, describe_os_error
 
 DEFAULT_PATH = Path("/etc/tapio/tapio.toml")
@@ -320,7 +320,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(named_files.read(path).decode())
     except OSError as error:
         raise UsageError(f"reading {path}: {describe_os_error(error)}: check the path and its permissions") from error
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, UnicodeDecodeError, an integer without end

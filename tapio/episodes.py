@@ -150,6 +150,9 @@ class Episodes:
 class _Episode:
     """The anomalies of one key since the first; `is_mixed`: of all keys of a type that had to do without their own."""
 
+    __slots__ = ("_folded", "_id", "_is_mixed", "_pending", "_since_ns", "_total", "first_ns", "has_folded", "last_ns",
+                 "passed")  # fmt: skip
+
     def __init__(self, identity: str, *, is_mixed: bool) -> None:
         self._is_mixed = is_mixed
         self.passed = 0

@@ -6,11 +6,11 @@ privileges the path may be out of reach. Anything in it that does not have an oc
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import fcntl
 import os
 import re
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +23,9 @@ _LOCK = ".lock"
 _NAME = re.compile(rf"{ULID}\.json")
 _TEMPORARY = re.compile(rf"\.({ULID}\.json|\.agent\.json)\.tmp")
 _STOCK_S = 60.0
+_SUFFIX = ".json"
+_MAX_SIZE = 2**32 - 1
+_ENTRY = struct.Struct("=26sI")  # a file's ULID and size in bytes
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -139,8 +142,13 @@ class Store:
     def write(self, name: str, document: bytes) -> None:
         """Create or replace `name`: readers see the old document or the whole new one. OSError is the caller's."""
         temporary = f".{name}.tmp"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, 0o644, dir_fd=self._directory)
+        # A file of its own: one that is there could be a FIFO, which would hold us for ever, or another file's name.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            descriptor = os.open(temporary, flags, 0o644, dir_fd=self._directory)
+        except FileExistsError:
+            os.unlink(temporary, dir_fd=self._directory)
+            descriptor = os.open(temporary, flags, 0o644, dir_fd=self._directory)
         try:
             try:
                 while document:
@@ -182,19 +190,22 @@ class Retention:
     def __init__(self, store: Store, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._monotonic = monotonic
-        self._files: collections.deque[tuple[str, int]] = collections.deque()
+        self._files = bytearray()  # an `_ENTRY` for each file, oldest first: 30 bytes, where a tuple takes 180
         self._bytes = 0
         self._take_stock()
 
     def _take_stock(self) -> None:
         """Look at what is there: one stat for each file."""
         self._stock_taken = self._monotonic()
-        self._files = collections.deque((name, self._store.size(name)) for name in self._store.occurrences())
-        self._bytes = sum(size for _, size in self._files)
+        self._files.clear()
+        self._bytes = 0
+        for name in self._store.occurrences():
+            self.add(name, self._store.size(name))
 
     def add(self, name: str, size: int) -> None:
         """Note a file that was written just now."""
-        self._files.append((name, size))
+        size = min(size, _MAX_SIZE)
+        self._files += _ENTRY.pack(name.removesuffix(_SUFFIX).encode(), size)
         self._bytes += size
 
     def apply(self, *, max_files: int, max_bytes: int, min_emission_ms: int) -> str:
@@ -204,8 +215,9 @@ class Retention:
         """
         trouble = ""
         while self._files:
-            name, size = self._files[0]
-            too_much = len(self._files) > max_files or (self._bytes > max_bytes and len(self._files) > 1)
+            identity, size = _ENTRY.unpack_from(self._files)
+            name, number = identity.decode() + _SUFFIX, len(self._files) // _ENTRY.size
+            too_much = number > max_files or (self._bytes > max_bytes and number > 1)
             if not too_much and emission_ms(name) >= min_emission_ms:
                 break
             if self._monotonic() - self._stock_taken > _STOCK_S:
@@ -215,6 +227,6 @@ class Retention:
                 self._store.remove(name)
             except OSError as error:
                 trouble = f"{name}: {describe_os_error(error)}"
-            self._files.popleft()
+            del self._files[: _ENTRY.size]
             self._bytes -= size
         return trouble

@@ -14,6 +14,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 
@@ -90,21 +91,27 @@ class WebServer:
 
     def _accept(self) -> None:
         try:
-            client, _ = self._listener.accept()
+            client, (host, *_) = self._listener.accept()
             client.setblocking(False)
             if self._access.tls is not None:
                 client = self._access.tls.wrap_socket(client, server_side=True, do_handshake_on_connect=False)
         except OSError as error:  # the client is gone again, or no descriptor is left
             log.debug("accepting a connection: %s", error)
-            if self._connections:
-                self._drop(next(iter(self._connections.values())))
+            self._make_room()
             time.sleep(0.01)
             return
         if len(self._connections) >= _MAX_CONNECTIONS:
-            self._drop(next(iter(self._connections.values())))
-        connection = _Connection(client, time.monotonic() + _TIME_LIMIT_S)
+            self._make_room()
+        connection = _Connection(client, host, time.monotonic() + _TIME_LIMIT_S)
         self._connections[client] = connection
         self._selector.register(client, selectors.EVENT_READ, connection)
+
+    def _make_room(self) -> None:
+        """Drop the oldest connection of the client that has most of them: a flood pushes out itself, not a scrape."""
+        if self._connections:
+            hosts = Counter(connection.host for connection in self._connections.values())
+            ((most, _),) = hosts.most_common(1)
+            self._drop(next(each for each in self._connections.values() if each.host == most))
 
     def _advance(self, connection: _Connection) -> None:
         """Read more of the request, write more of the answer, or wait for the client to close."""
@@ -135,8 +142,7 @@ class WebServer:
         connection.shake_hands()
         # On to where nothing is left: what TLS has decrypted already makes no socket readable.
         while data := connection.socket.recv(_MAX_HEAD):
-            connection.head += data
-            if b"\r\n\r\n" in connection.head or b"\n\n" in connection.head or len(connection.head) >= _MAX_HEAD:
+            if connection.take(data):
                 connection.answer = memoryview(self._answer(connection))
                 self._wait_for(connection, selectors.EVENT_WRITE)
                 return
@@ -150,40 +156,52 @@ class WebServer:
 
     def _answer(self, connection: _Connection) -> bytes:
         head = connection.head
-        if len(head) >= _MAX_HEAD:
-            return _encode(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, PLAIN, b"the request is too large\n")
         words = head.split(b"\n", 1)[0].decode("latin-1").split()
+        status, content_type, body = self._choose(head, words, connection.socket)
+        return _encode(status, content_type, body, with_body=words[:1] != ["HEAD"])
+
+    def _choose(self, head: bytes, words: list[str], client: socket.socket) -> Answer:
+        if len(head) >= _MAX_HEAD:
+            return HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, PLAIN, b"the request is too large\n"
         if len(words) != 3 or not words[2].startswith("HTTP/"):
-            return _encode(HTTPStatus.BAD_REQUEST, PLAIN, b"bad request\n")
+            return HTTPStatus.BAD_REQUEST, PLAIN, b"bad request\n"
         if not words[2].startswith("HTTP/1."):
-            return _encode(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, PLAIN, b"only HTTP/1\n")
+            return HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, PLAIN, b"only HTTP/1\n"
         method, path = words[0], words[1].split("?", 1)[0]
-        refusal = None if path in self._open_to_all else self._access.refusal(head, connection.socket)
+        refusal = None if path in self._open_to_all else self._access.refusal(head, client)
         if refusal is not None:
-            return _encode(refusal, PLAIN, b"not without a certificate, or name and password, that is known here\n")
+            return refusal, PLAIN, b"not without a certificate, or name and password, that is known here\n"
         route = self._routes.get(path)
         if route is None:
             known = " ".join(self._routes)
-            return _encode(HTTPStatus.NOT_FOUND, PLAIN, f"no such page, there are {known}\n".encode())
+            return HTTPStatus.NOT_FOUND, PLAIN, f"no such page, there are {known}\n".encode()
         if method not in ("GET", "HEAD"):
-            return _encode(HTTPStatus.METHOD_NOT_ALLOWED, PLAIN, b"only GET and HEAD\n")
+            return HTTPStatus.METHOD_NOT_ALLOWED, PLAIN, b"only GET and HEAD\n"
         try:
-            status, content_type, body = route()
+            return route()
         except Exception as error:  # a stage boundary: a defect in one page must not end the server
             log.exception("answering %s", path)
-            status, content_type, body = HTTPStatus.INTERNAL_SERVER_ERROR, PLAIN, f"{error}\n".encode()
-        return _encode(status, content_type, body, with_body=method == "GET")
+            return HTTPStatus.INTERNAL_SERVER_ERROR, PLAIN, f"{error}\n".encode()
 
 
 class _Connection:
     """A client's progress."""
 
-    def __init__(self, client: socket.socket, deadline: float) -> None:
+    def __init__(self, client: socket.socket, host: str, deadline: float) -> None:
         self.socket = client
+        self.host = host
         self.deadline = deadline
         self.head = b""
         self.answer: memoryview | None = None
         self._hands_shaken = not isinstance(client, ssl.SSLSocket)
+
+    def take(self, data: bytes) -> bool:
+        """Add to the head; whether it is complete, or too long. What follows it is not kept."""
+        self.head += data
+        ends = [end for mark in (b"\r\n\r\n", b"\n\n") if (end := self.head.find(mark)) >= 0]
+        if ends:
+            self.head = self.head[: min(ends)]
+        return bool(ends) or len(self.head) >= _MAX_HEAD
 
     def shake_hands(self) -> None:
         """Go on with the handshake of TLS until it is done."""
@@ -194,7 +212,7 @@ class _Connection:
     def end_of_answer(self) -> None:
         """Tell the client that nothing follows."""
         if isinstance(self.socket, ssl.SSLSocket):
-            with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):  # its own farewell is not waited for
+            with contextlib.suppress(ssl.SSLError):  # its own farewell is not waited for, nor what it sent instead
                 self.socket.unwrap()
         self.socket.shutdown(socket.SHUT_WR)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import hmac
 import os
 import socket
@@ -15,6 +16,7 @@ import ssl
 from http import HTTPStatus
 from pathlib import Path
 
+from tapio import named_files
 from tapio.config import MetricsConfig
 from tapio.errors import UsageError, describe_os_error
 
@@ -41,7 +43,8 @@ class WebAccess:
 
     def _knows(self, credentials: bytes) -> bool:
         # Every entry is compared, and each in constant time: how long it takes tells nothing.
-        return any([hmac.compare_digest(entry, credentials) for entry in self._passwords or ()])  # noqa: C419
+        given = _digest(credentials)
+        return any([hmac.compare_digest(entry, given) for entry in self._passwords or ()])  # noqa: C419
 
 
 def _context(config: MetricsConfig) -> ssl.SSLContext:
@@ -51,9 +54,11 @@ def _context(config: MetricsConfig) -> ssl.SSLContext:
     _check_secret(Path(config.tls_key))
     try:
         loading = f"{config.tls_cert} and {config.tls_key}"
+        named_files.check_regular(Path(config.tls_cert))
         context.load_cert_chain(config.tls_cert, config.tls_key, password=_no_password)
         if config.client_ca:
             loading = config.client_ca
+            named_files.check_regular(Path(config.client_ca))
             context.load_verify_locations(config.client_ca)
             # A kubelet's probe has no certificate: the handshake lets it in, `refusal` keeps it from /metrics.
             context.verify_mode = ssl.CERT_OPTIONAL
@@ -71,10 +76,10 @@ def _no_password() -> str:
 
 
 def _read_passwords(path: Path) -> list[bytes]:
-    """The lines of the file, each `name:password`."""
+    """The digests of the lines of the file, each `name:password`."""
     _check_secret(path)
     try:
-        lines = path.read_bytes().splitlines()
+        lines = named_files.read(path).splitlines()
     except OSError as error:
         raise UsageError(
             f"reading {path} for /metrics: {describe_os_error(error)}: check [metrics] users_file"
@@ -88,13 +93,18 @@ def _read_passwords(path: Path) -> list[bytes]:
             )
     if not entries:
         raise UsageError(f"reading {path} for /metrics: it names nobody: write name:password, one in each line")
-    return entries
+    return [_digest(entry) for entry in entries]
+
+
+def _digest(entry: bytes) -> bytes:
+    """Of one length for all, so that comparing tells nothing about it; and what is kept is no password."""
+    return hashlib.sha256(entry).digest()
 
 
 def _check_secret(path: Path) -> None:
     """UsageError for a file that everybody can read."""
     try:
-        mode = path.stat().st_mode
+        mode = named_files.check_regular(path).st_mode
     except OSError as error:
         what = f"reading {path} for /metrics as uid {os.geteuid()}: {describe_os_error(error)}"
         raise UsageError(f"{what}: check [metrics] and the file's permissions") from error

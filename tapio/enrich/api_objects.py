@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+# What msgspec raises on foreign bytes: its own errors are ValueErrors, as is UnicodeDecodeError; and deep nesting.
+UNREADABLE = (ValueError, RecursionError)
+
 
 class OwnerReference(msgspec.Struct, frozen=True):
     """An owner; one of them is the controller."""

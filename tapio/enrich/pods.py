@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from tapio.clock import boot_ns
-from tapio.enrich.api_objects import Metadata, PodObject, PodStatus
+from tapio.enrich.api_objects import UNREADABLE, Metadata, PodObject, PodStatus
 
 _KEPT_NS = 600_000_000_000
 _MAX_GONE = 2048
@@ -116,8 +116,8 @@ class PodIndex:
         seen, unreadable = set(), 0
         for raw in objects:
             try:
-                seen.add(self._store(self._decode(raw)))
-            except msgspec.MsgspecError:
+                seen.add(self._store(self._decoder.decode(raw)))
+            except UNREADABLE:
                 unreadable += 1
         for uid in [uid for uid in self._by_uid if uid not in seen and uid not in self._gone]:
             self._retire(self._by_uid[uid])
@@ -126,18 +126,12 @@ class PodIndex:
         return unreadable
 
     def apply(self, kind: str, raw: bytes | msgspec.Raw) -> None:
-        """Take over one change: ADDED, MODIFIED or DELETED. msgspec.MsgspecError when it cannot be read."""
-        pod = self._decode(raw)
+        """Take over one change: ADDED, MODIFIED or DELETED. One of UNREADABLE when it cannot be read."""
+        pod = self._decoder.decode(raw)
         uid = self._store(pod, deleted=kind == "DELETED")
         if kind == "DELETED" and uid:
             self._retire(self._by_uid[uid])
         self._changed()
-
-    def _decode(self, raw: bytes | msgspec.Raw) -> PodObject:
-        try:
-            return self._decoder.decode(raw)
-        except UnicodeDecodeError as error:  # msgspec's own errors do not include it
-            raise msgspec.DecodeError(str(error)) from error
 
     def _changed(self) -> None:
         now_ns = self._now_ns()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from tapio.clock import boot_ns
-from tapio.enrich.api_objects import JobObject, ServiceObject
+from tapio.enrich.api_objects import UNREADABLE, JobObject, ServiceObject
 
 
 class Service(msgspec.Struct, frozen=True):
@@ -39,14 +39,14 @@ class ServiceIndex:
         for raw in objects:
             try:
                 seen.add(self._store(raw))
-            except msgspec.MsgspecError:
+            except UNREADABLE:
                 unreadable += 1
         for uid in self._by_uid.keys() - seen:
             self._forget(uid)
         return unreadable
 
     def apply(self, kind: str, raw: bytes | msgspec.Raw) -> None:
-        """Take over one change. msgspec.MsgspecError when it cannot be read."""
+        """Take over one change. One of UNREADABLE when it cannot be read."""
         uid = self._store(raw)
         if kind == "DELETED":
             self._forget(uid)
@@ -88,13 +88,13 @@ class JobIndex:
         for raw in objects:
             try:
                 self._store(found, raw)
-            except msgspec.MsgspecError:
+            except UNREADABLE:
                 unreadable += 1
         self._cronjobs = found
         return unreadable
 
     def apply(self, kind: str, raw: bytes | msgspec.Raw) -> None:
-        """Take over one change. msgspec.MsgspecError when it cannot be read."""
+        """Take over one change. One of UNREADABLE when it cannot be read."""
         uid = self._store(self._cronjobs, raw)
         if kind == "DELETED":
             self._cronjobs.pop(uid, None)

@@ -19,6 +19,7 @@ import msgspec
 import urllib3
 
 from tapio.clock import boot_ns
+from tapio.enrich.api_objects import UNREADABLE
 from tapio.enrich.list_items import ListItems
 from tapio.errors import ClusterError
 
@@ -49,7 +50,7 @@ class Handler(Protocol):
         """
 
     def apply(self, kind: str, raw: bytes | msgspec.Raw) -> None:
-        """Take over one change; msgspec.MsgspecError when it cannot be read."""
+        """Take over one change; one of UNREADABLE when it cannot be read."""
 
 
 class _ListMetadata(msgspec.Struct, frozen=True):
@@ -120,7 +121,7 @@ class Watch:
             self._follow()
         except ClusterError as error:
             return self._fail(error)
-        except (urllib3.exceptions.HTTPError, OSError, msgspec.MsgspecError) as error:
+        except (urllib3.exceptions.HTTPError, OSError, *UNREADABLE) as error:
             return self._fail(ClusterError(f"watching {self._path}: {error}: it is tried again"))
         except Exception as error:  # noqa: BLE001  # a stage boundary: without its thread nothing is known any more
             self._version = ""
@@ -206,15 +207,20 @@ class Watch:
                 self._handler.apply(event.type, event.object)
             self._version = _VERSIONS.decode(event.object).metadata.version or self._version
             self._failures = 0
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             self.unreadable += 1
 
 
 def _lines(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
     """The lines of an answer as they come; one that was cut off is dropped."""
-    rest = b""
+    begun = bytearray()  # grown in place: an event may come in pieces of a byte
     while chunk := answer.read1(_CHUNK):
-        *lines, rest = (rest + chunk).split(b"\n")
-        if len(rest) > _MAX_OBJECT_BYTES:
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            line = bytes(begun) + end
+            begun.clear()
+            if line.strip():
+                yield line
+        begun += rest
+        if len(begun) > _MAX_OBJECT_BYTES:
             raise ClusterError(f"watching: an event of more than {_MAX_OBJECT_BYTES >> 20} MiB: it is tried again")
-        yield from (line for line in lines if line.strip())

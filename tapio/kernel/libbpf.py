@@ -141,7 +141,8 @@ class Libbpf:
         telling = [line for line in words if line and not line.startswith(("processed ", "-- ", "verification time"))]
         hint = lockdown.explain("\n".join(words)) if code in (errno.EPERM, errno.EINVAL, errno.EACCES) else ""
         hint = hint or {
-            errno.EPERM: "run as root or grant CAP_BPF and CAP_PERFMON, and see that no seccomp profile forbids bpf()",
+            errno.EPERM: "run as root or grant CAP_BPF and CAP_PERFMON (before Linux 5.11 CAP_SYS_RESOURCE, too), "
+            "and see that no seccomp profile forbids bpf()",
             errno.ENOSYS: "see that no seccomp profile forbids bpf()",
             errno.EACCES: "this kernel's tracepoint differs from what the program expects: please report it",
             errno.ENOMEM: "raise the locked-memory limit (ulimit -l) or give the node more memory",

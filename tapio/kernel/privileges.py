@@ -11,7 +11,7 @@ import os
 import pwd
 from pathlib import Path
 
-from tapio.errors import PrivilegeError, UsageError
+from tapio.errors import PrivilegeError, UsageError, describe_os_error
 
 _CAPABILITIES = {
     "CAP_CHOWN": 0,
@@ -51,10 +51,11 @@ def check(*, will_drop: bool, proc_root: Path = Path("/proc")) -> None:
     def lacks(name: str) -> bool:
         return not held >> _CAPABILITIES[name] & 1
 
-    missing = [name for name in _TO_ATTACH if lacks(name) and lacks("CAP_SYS_ADMIN")]
-    missing += [name for name in _TO_DROP if will_drop and lacks(name)]
-    if missing:
-        raise PrivilegeError(f"attaching to the kernel: missing {', '.join(missing)}: run as root or grant them")
+    attach = [name for name in _TO_ATTACH if lacks(name) and lacks("CAP_SYS_ADMIN")]
+    drop = [name for name in _TO_DROP if will_drop and lacks(name)]
+    if attach or drop:
+        doing = "attaching to the kernel" if attach else "giving up all rights"
+        raise PrivilegeError(f"{doing}: missing {', '.join(attach + drop)}: run as root or grant them")
 
 
 def find_user(name: str) -> tuple[int, int]:
@@ -82,7 +83,7 @@ def drop(uid: int, gid: int) -> None:
     def must(result: int, doing: str) -> None:
         if result != 0:
             raise PrivilegeError(
-                f"{doing}: {os.strerror(ctypes.get_errno()).lower()}: run as root or grant the capability"
+                f"{doing}: {os.strerror(ctypes.get_errno()).lower()}: run as root or grant CAP_SETPCAP"
             )
 
     must(libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), "clearing ambient capabilities")
@@ -96,7 +97,7 @@ def drop(uid: int, gid: int) -> None:
         os.setresuid(uid, uid, uid)
     except OSError as error:
         raise PrivilegeError(
-            f"becoming uid {uid}: {error.strerror}: run as root or grant CAP_SETUID and CAP_SETGID"
+            f"becoming uid {uid}: {describe_os_error(error)}: run as root or grant CAP_SETUID and CAP_SETGID"
         ) from error
     # A change of uid away from 0 clears the sets; with capabilities granted to another uid it does not.
     header = (ctypes.c_uint32 * 2)(_CAPSET_VERSION_3, 0)

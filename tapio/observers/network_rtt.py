@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import OrderedDict, deque
+from array import array
+from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any
 
@@ -36,19 +37,24 @@ class Degradation(msgspec.Struct, frozen=True):
 
 
 class _Path:
-    """What is known of one path. The baseline is None while it is being learned."""
+    """What is known of one path. The baseline is None while it is being learned.
 
-    def __init__(self, first_samples: int) -> None:
+    There can be thousands, and they stay: kept in half a kilobyte each.
+    """
+
+    __slots__ = ("baseline_ms", "recent", "reported_ns", "sampled_ns", "slow", "slow_since_ns")
+
+    def __init__(self) -> None:
         self.baseline_ms: float | None = None
-        self.recent: deque[float] = deque(maxlen=max(_RECENT, first_samples))
-        self.slow: deque[bool] = deque(maxlen=_SLOW_OF_LAST[1])
+        self.recent = array("d")  # the latest samples
+        self.slow: tuple[bool, ...] = ()  # whether the latest were
         self.sampled_ns = 0
         self.slow_since_ns = 0  # 0: it is not slow
         self.reported_ns = 0
 
     def present_ms(self) -> float:
         """What the latest samples say."""
-        return statistics.median(list(self.recent)[-_RECENT:])
+        return statistics.median(self.recent[-_RECENT:])
 
 
 class Baselines:
@@ -73,12 +79,13 @@ class Baselines:
         """
         path = self._paths.get(key)
         if path is None:
-            path = self._paths[key] = _Path(self._config.rtt_min_samples)
+            path = self._paths[key] = _Path()
             if len(self._paths) > self._max_paths:
                 self._paths.popitem(last=False)
                 self._evicted["rtt_paths"] += 1
         self._paths.move_to_end(key)
         path.recent.append(rtt_ms)
+        del path.recent[: -max(_RECENT, self._config.rtt_min_samples)]
         elapsed_s = max(0, boot_ns - path.sampled_ns) / 1e9
         path.sampled_ns = max(boot_ns, path.sampled_ns)
         if path.baseline_ms is None:
@@ -86,7 +93,7 @@ class Baselines:
                 path.baseline_ms = statistics.median(path.recent)
             return None
         slow = self._is_slow(rtt_ms, path.baseline_ms, ack_delayed=ack_delayed)
-        path.slow.append(slow)
+        path.slow = (*path.slow, slow)[-_SLOW_OF_LAST[1] :]
         if sum(path.slow) < _SLOW_OF_LAST[0]:
             path.slow_since_ns = 0
             if not slow:
@@ -114,7 +121,7 @@ class Baselines:
         path.slow_since_ns = path.slow_since_ns or boot_ns
         if boot_ns - path.slow_since_ns >= self._config.rtt_relearn_s * 1e9:
             path.baseline_ms = path.present_ms()  # it is normal now
-            path.slow.clear()
+            path.slow = ()
             path.slow_since_ns = 0
             return None
         if path.reported_ns and boot_ns - path.reported_ns < self._config.window_s * 1e9:

@@ -35,7 +35,7 @@ def has_unified_hierarchy(mounts: Path = Path("/proc/self/mounts")) -> bool:
 _comm_text = functools.lru_cache(1024)(comm_text)
 
 
-@functools.lru_cache(4096)
+@functools.lru_cache(1024)
 def _address_text(family: int, address: bytes) -> str:
     kind, length, _ = _FAMILIES[family]
     return socket.inet_ntop(kind, address[:length])

@@ -88,10 +88,20 @@ class Windows:
 
     def due(self, boot_ns: int | None) -> list[Anomaly]:
         """The windows that fired and were over at `boot_ns`; None: all that fired."""
+        if boot_ns is not None:
+            self._forget(boot_ns - _LATE_NS)
         if not self._fired:
             return []
         over = [key for key, window in self._fired.items() if boot_ns is None or window.until_ns + _LATE_NS <= boot_ns]
         return [self._close(key) for key in over]
+
+    def _forget(self, boot_ns: int) -> None:
+        """Let go of windows in which nothing happened any more: the next event would begin a new one."""
+        while self._windows:
+            key, window = next(iter(self._windows.items()))
+            if window.until_ns or boot_ns - window.last_ns <= window.length_ns:
+                return
+            del self._windows[key]
 
     def _close(self, key: Hashable) -> Anomaly:
         window = self._fired.pop(key)

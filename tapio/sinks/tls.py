@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import os
 import ssl
+from pathlib import Path
 
 import certifi
 import msgspec
 
+from tapio import named_files
 from tapio.errors import UsageError, describe_os_error
 
 
@@ -43,6 +45,7 @@ def make_context(files: TlsFiles) -> ssl.SSLContext:
     """A client's context; UsageError names the file that is missing, unreadable for this user or not PEM."""
     for path in files.paths:
         try:
+            named_files.check_regular(Path(path))
             with open(path, "rb"):  # noqa: PTH123  # kept as text
                 pass
         except OSError as error:

@@ -5,6 +5,7 @@ It needs atheris (`make fuzz` installs it). An input that is a failure is left i
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
@@ -17,6 +18,8 @@ _LIMITS = ["-timeout=5", "-rss_limit_mb=512", "-max_len=8192", "-print_final_sta
 def fuzz(name: str, seconds: int) -> None:
     """Run one target in this process; never returns."""
     import atheris
+
+    logging.disable()  # a line for each bad input is too much
 
     with atheris.instrument_imports(include=["tapio"]):
         from fuzz.targets import SEEDS, TARGETS

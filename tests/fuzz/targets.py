@@ -23,8 +23,10 @@ from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from tapio import agent, config, heartbeat_document, occurrence, web
 from tapio.cli.text import harmless, harmless_json
 from tapio.config import Config, MetricsConfig
-from tapio.enrich import cgroup_paths
+from tapio.enrich import cgroup_paths, watch
+from tapio.enrich.api_objects import UNREADABLE
 from tapio.enrich.pods import PodIndex
+from tapio.enrich.services import JobIndex, ServiceIndex
 from tapio.enrich.stage import Enriched
 from tapio.errors import HeartbeatError, OccurrenceError, UsageError
 from tapio.kernel.layout import Layout
@@ -189,8 +191,8 @@ def collector_answer(data: bytes) -> None:
 def http_request(data: bytes) -> None:
     """The head of a request to /metrics, with and without passwords."""
     for server in _servers():
-        connection = web._Connection(None, 0.0)  # type: ignore[arg-type]
-        connection.head = data
+        connection = web._Connection(None, "", 0.0)  # type: ignore[arg-type]
+        connection.take(data)
         answer = server._answer(connection)
         assert answer.startswith(b"HTTP/1.1 ")
         assert b"\r\n\r\n" in answer
@@ -252,14 +254,68 @@ def pod_object(data: bytes) -> None:
     """One object of the Kubernetes watch."""
     index = PodIndex("node")
     for kind in ("ADDED", "MODIFIED", "DELETED"):
-        with contextlib.suppress(msgspec.MsgspecError):
+        with contextlib.suppress(*UNREADABLE):
             index.apply(kind, data)
     assert len(index) <= 1
 
 
-TARGETS |= {"cgroup_path": cgroup_path, "pod_object": pod_object}
+class _Answer:
+    """An answer of the API server, in pieces."""
+
+    def __init__(self, body: bytes, piece: int) -> None:
+        self._pieces = [body[start : start + piece] for start in range(0, len(body), piece)]
+
+    def read1(self, _most: int) -> bytes:
+        return self._pieces.pop(0) if self._pieces else b""
+
+    read = read1
+
+    def close(self) -> None:
+        pass
+
+    release_conn = close
+
+
+class _Server:
+    """Its first answer is to a list, its second to a watch."""
+
+    def __init__(self, *answers: _Answer) -> None:
+        self._answers = list(answers)
+
+    def get(self, _path: str, _parameters: object, _read_timeout_s: float) -> _Answer:
+        return self._answers.pop(0) if self._answers else _Answer(b"", 1)
+
+
+def watch_stream(data: bytes) -> None:
+    """A list, NUL NUL and the stream of a watch, in pieces of as many bytes as the first byte says."""
+    piece, (body, _, stream) = max(1, data[0] if data else 1), data[1:].partition(b"\0\0")
+    for index in (PodIndex("node"), ServiceIndex(), JobIndex()):
+        following = watch.Watch(_Server(_Answer(body, piece), _Answer(stream, piece)), "/pods", index)  # type: ignore[arg-type]
+        assert 0 <= following.turn() <= 300
+        assert "please report it" not in following._last_error
+        assert following.unreadable <= len(data)
+    _check_lines(data, piece)
+
+
+def _check_lines(data: bytes, piece: int) -> None:
+    """However they are cut, the lines are the same; what has no end is dropped."""
+    lines = [line for line in data.split(b"\n")[:-1] if line.strip()]
+    assert list(watch._lines(_Answer(data, piece))) == lines  # type: ignore[arg-type]
+
+
+TARGETS |= {"cgroup_path": cgroup_path, "pod_object": pod_object, "watch_stream": watch_stream}
+_POD = b'{"metadata":{"uid":"%s","name":"a","namespace":"b","resourceVersion":"8"}}' % _POD_UID.encode()
+_LISTED = b'\x40{"metadata":{"resourceVersion":"7"},"items":[' + _POD + b"]}"
+_EVENTS = b"".join(b'{"type":"%s","object":%s}\n' % (kind, _POD) for kind in (b"ADDED", b"DELETED", b"BOOKMARK"))
+_EVENTS += b'{"type":"ERROR","object":{"code":410,"message":"gone"}}\n'
 SEEDS |= {
     "cgroup_path": [f"/kubepods/burstable/pod{_POD_UID}/{'ab' * 32}".encode()],
+    "watch_stream": [
+        _LISTED + b"\0\0" + _EVENTS,
+        _LISTED + b'\0\0{"type":"ADDED","object":{"metadata":{"name":"\xff"}}}\n',
+        b'\xff{"metadata":{},"items":[{"metadata":{"name":"\xff"}}]}',
+        b'\xff{"metadata":{},"items":[]}\0\0{"type":"ADDED","object":' + b"[" * 3000 + b"]" * 3000 + b"}\n",
+    ],
     "pod_object": [
         b'{"metadata":{"uid":"%s","name":"a","namespace":"b"},"spec":{"nodeName":"node"},"status":{"podIP":'
         b'"10.0.0.1","containerStatuses":[{"name":"c","containerID":"containerd://x"}]}}' % _POD_UID.encode()

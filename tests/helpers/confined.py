@@ -14,11 +14,13 @@ import os
 import platform
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tapio.kernel import landlock, privileges, sandbox, seccomp
 
@@ -36,6 +38,8 @@ _FORBIDDEN: dict[str, tuple[int, int, tuple[int, ...]]] = {
     "unshare a user namespace": (272, 97, (0x10000000,)),
     "setns": (308, 268, (-1, 0)),
     "setuid": (105, 146, (NOBODY,)),
+    "setreuid": (113, 145, (-1, -1)),
+    "setfsuid": (122, 151, (-1,)),
     "setresuid": (117, 147, (-1, -1, -1)),
     "setgid": (106, 144, (NOBODY,)),
     "setgroups": (116, 159, (0, 0)),
@@ -46,6 +50,7 @@ _FORBIDDEN: dict[str, tuple[int, int, tuple[int, ...]]] = {
     "kcmp": (312, 272, (1, 1, 0, 0, 0)),
     "init_module": (175, 105, (0, 0, 0)),
     "finit_module": (313, 273, (-1, 0, 0)),
+    "execveat": (322, 281, (-1, 0, 0, 0, 0)),
     "kexec_load": (246, 104, (0, 0, 0, 0xFFFF)),
     "add_key": (248, 217, (0, 0, 0, 0, 0)),
     "keyctl": (250, 219, (0, 0, 0, 0, 0)),
@@ -73,20 +78,34 @@ _FORBIDDEN: dict[str, tuple[int, int, tuple[int, ...]]] = {
     "seccomp": (317, 277, (1, 0, 0)),
     "io_uring_setup": (425, 425, (1, 0)),
     "pidfd_open": (434, 434, (1, 0)),
+    "pidfd_getfd": (438, 438, (-1, 0, 0)),
+    "openat2": (437, 437, (-100, 0, 0, 0)),
+    "open_tree": (428, 428, (-100, 0, 0)),
+    "fsopen": (430, 430, (0, 0)),
+    "process_madvise": (440, 440, (-1, 0, 0, 0, 0)),
+    "mount_setattr": (442, 442, (-1, 0, 0, 0, 0)),
     "clone3": (435, 435, (0, 0)),
     "landlock_create_ruleset": (444, 444, (0, 0, 1)),
     "a call that does not exist yet": (1000, 1000, ()),
 }
 
 
+def _number(name: str) -> int:
+    return _FORBIDDEN[name][0 if platform.machine() == "x86_64" else 1]
+
+
+def _libc(name: str, *arguments: Any) -> int:
+    result = int(getattr(_LIBC, name)(*arguments))
+    if result < 0:
+        raise OSError(ctypes.get_errno(), name)
+    return result
+
+
 def _call(name: str) -> Callable[[], None]:
-    x86_64, aarch64, arguments = _FORBIDDEN[name]
+    arguments = _FORBIDDEN[name][2]
 
     def call() -> None:
-        number = x86_64 if platform.machine() == "x86_64" else aarch64
-        result = _LIBC.syscall(number, *(ctypes.c_long(argument) for argument in arguments))
-        if result < 0:
-            raise OSError(ctypes.get_errno(), name)
+        result = _libc("syscall", _number(name), *(ctypes.c_long(argument) for argument in arguments))
         if name.startswith("clone ") and result == 0:
             os._exit(0)
 
@@ -104,6 +123,23 @@ def _connect_abstract() -> None:
     """To a socket that the parent, outside the sandbox, listens on."""
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(os.environ["ABSTRACT"].encode().replace(b"@", b"\0"))
+
+
+def _capset() -> None:
+    """All capabilities."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    _libc("capset", header, (ctypes.c_uint32 * 6)(*[0xFFFFFFFF] * 6))
+
+
+def _root_by_a_program(outside: Path) -> None:
+    """A set-user-ID program must not help: no_new_privs. Errno 1 stands for another uid than root's."""
+    done = subprocess.run([outside / "set-user-ID", "-u"], capture_output=True, text=True, check=True)
+    if done.stdout != "0\n":
+        raise OSError(errno.EPERM, done.stdout)
+
+
+def _read_memory_of(pid: int) -> None:
+    Path(f"/proc/{pid}/mem").open("rb").close()
 
 
 def _attach_filter() -> None:
@@ -153,11 +189,32 @@ def _store(directory: int) -> Callable[[], None]:
     return store
 
 
-def attempts(directory: int, outside: Path) -> dict[str, dict[str, Callable[[], object]]]:
+def attempts(directory: int, outside: Path, fdinfo: int) -> dict[str, dict[str, Callable[[], object]]]:
     """What is tried, by who has to prevent it. `outside` is a folder that anybody may write to."""
     python = sys.executable
     file = outside / "open for all"
     return {
+        "drop": {
+            "become root": lambda: os.setuid(0),
+            "become root for a while": lambda: os.seteuid(0),
+            "join root's group": lambda: os.setgroups([0]),
+            "take capabilities": _capset,
+            "root by a set-user-ID program": lambda: _root_by_a_program(outside),
+            "raw socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
+            "packet socket": lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW),
+            "bpf, the list of programs": lambda: _libc(
+                "syscall", _number("bpf"), 11, ctypes.create_string_buffer(64), 64
+            ),
+            "ptrace another process": lambda: _libc("ptrace", 0x4206, os.getppid(), 0, 0),  # PTRACE_SEIZE
+            "memory of another process": lambda: _read_memory_of(os.getppid()),
+            "kill another process": lambda: os.kill(os.getppid(), 0),
+            "mount": lambda: _libc("mount", b"none", bytes(outside), b"tmpfs", 0, 0),
+            "unshare": lambda: _libc("unshare", 0x40000000),  # CLONE_NEWNET
+            "chroot": lambda: os.chroot("/"),
+            "device": lambda: os.mknod(outside / "device", 0o60600, os.makedev(7, 0)),
+            "give away": lambda: os.chown(outside / "open for all", 0, 0),
+            "a file of root's": lambda: (outside / "root's").read_bytes(),
+        },
         "seccomp": {
             **{name: _call(name) for name in _FORBIDDEN},
             "raw socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
@@ -188,7 +245,7 @@ def attempts(directory: int, outside: Path) -> dict[str, dict[str, Callable[[], 
             "thread": _thread,
             "random": lambda: os.getrandom(16),
             "read": lambda: Path("/etc/passwd").read_bytes(),
-            "own file descriptors": lambda: Path("/proc/self/fdinfo/0").read_bytes(),
+            "own file descriptors": lambda: os.pread(fdinfo, 1, 0),
             "sizes": lambda: (os.cpu_count(), os.sysconf("SC_PHYS_PAGES"), os.statvfs("/"), os.uname()),
             "terminal": lambda: os.isatty(0),
         },
@@ -198,16 +255,18 @@ def attempts(directory: int, outside: Path) -> dict[str, dict[str, Callable[[], 
 def main() -> None:
     directory = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECTORY)
     outside, steps = Path(sys.argv[2]), sys.argv[3:]
+    fdinfo = os.open("/proc/self/fdinfo/0", os.O_RDONLY)  # as the agent: before 5.14 only root may open it
     if "drop" in steps:
         privileges.drop(NOBODY, NOBODY)
-    _LIBC.prctl(38, 1, 0, 0, 0)
+    else:
+        _LIBC.prctl(38, 1, 0, 0, 0)  # no_new_privs
     sandbox.load_libraries()
     if "landlock" in steps:
         assert landlock.restrict_writes(directory) == ""
     if "seccomp" in steps:
         assert seccomp.install() == ""
     results: dict[str, dict[str, str]] = {}
-    for guard, tries in attempts(directory, outside).items():
+    for guard, tries in attempts(directory, outside, fdinfo).items():
         for name, attempt in tries.items():
             if not guard or guard.split()[0] in steps:
                 results.setdefault(guard, {})[name] = _result(attempt)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import struct
+from pathlib import Path
 
 _NR_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
 _PROG_GET_NEXT_ID, _PROG_GET_FD_BY_ID, _OBJ_GET_INFO_BY_FD = 11, 13, 15
@@ -35,3 +37,20 @@ def loaded_programs() -> dict[int, str]:
         if _bpf(_OBJ_GET_INFO_BY_FD, attributes) == 0:
             found[program_id] = info.raw[64:80].split(b"\0")[0].decode()
         os.close(descriptor)
+
+
+def programs_of(pid: int | str) -> set[int]:
+    """The ids of the programs that a process holds."""
+    found = set()
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):  # it ended, or hides
+        for descriptor in Path(f"/proc/{pid}/fdinfo").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a file that it has just closed
+                for line in descriptor.read_text().splitlines():
+                    if line.startswith("prog_id:"):
+                        found.add(int(line.split()[1]))
+    return found
+
+
+def held_programs() -> set[int]:
+    """The ids of the programs that any process holds."""
+    return set().union(*(programs_of(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()))

@@ -18,7 +18,7 @@ from typing import Any
 from helpers.schema import DATA
 
 AGENT = Path(sys.executable).parent / "tapio-agent"
-_PATIENCE = float(os.environ.get("TAPIO_PATIENCE", "1"))  # a machine under emulation takes its time
+PATIENCE = float(os.environ.get("TAPIO_PATIENCE", "1"))  # a machine under emulation takes its time
 
 
 class RunningAgent:
@@ -134,7 +134,7 @@ def configured_agent(
 
 def wait_for(condition: Callable[[], object], timeout_s: float = 5, failure: Callable[[], str] = lambda: "") -> None:
     """Poll until `condition` is true; AssertionError after `timeout_s`."""
-    deadline = time.monotonic() + timeout_s * _PATIENCE
+    deadline = time.monotonic() + timeout_s * PATIENCE
     while not condition():
         assert time.monotonic() < deadline, failure() or f"not within {timeout_s} s"
         time.sleep(0.02)

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import http.client
 import itertools
+import os
 import socket
 import ssl
 import time
@@ -92,6 +93,17 @@ def test_tls(authority: Authority, files: dict[str, str], version: ssl.TLSVersio
             get(server, None)
 
 
+def test_what_follows_a_request_costs_no_client_its_answer(authority: Authority, files: dict[str, str]) -> None:
+    """The body of a POST comes in records of its own, after which a farewell in TLS cannot be said properly."""
+    with serving(MetricsConfig(**files)) as (server, _):
+        for method, status in (("POST", 405), ("GET", 200)):
+            connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=5, context=trusting(authority))
+            with contextlib.closing(connection):
+                connection.request(method, "/metrics", body=b"x" * 200_000)
+                answer = connection.getresponse()
+                assert (answer.status, len(answer.read()) > 0) == (status, True)
+
+
 def test_old_versions_of_tls_are_refused(authority: Authority, files: dict[str, str]) -> None:
     context = trusting(authority)
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
@@ -171,11 +183,16 @@ def test_files_that_cannot_be_used(files: dict[str, str], tmp_path: Path) -> Non
     nonsense = tmp_path / "nonsense"
     nonsense.write_text("nonsense")
     nonsense.chmod(0o600)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo, 0o600)
     world = tmp_path / "world"
     world.write_text("a:b")
     world.chmod(0o644)
     for config, message in (
         ({**files, "tls_key": str(world)}, "everybody can read or write it: chmod 600"),
+        ({**files, "tls_cert": "/dev/zero"}, "it is not a regular file: check"),
+        ({**files, "client_ca": str(fifo)}, "it is not a regular file: check"),
+        ({"users_file": str(fifo)}, "it is not a regular file: check"),
         ({**files, "tls_key": str(tmp_path / "none")}, "no such file or directory: check"),
         ({**files, "tls_cert": str(nonsense)}, "check the PEM files"),
         ({**files, "client_ca": str(nonsense)}, f"loading {nonsense} for /metrics: .*: check the PEM files"),

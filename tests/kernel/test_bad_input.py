@@ -6,12 +6,11 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from helpers.kernel_state import loaded_programs
-from helpers.running_agent import AGENT, wait_for
+from helpers.refusals import refuse
+from helpers.running_agent import AGENT
 
 from tapio.config import CHECKOUT_EBPF_DIR
 from tapio.errors import KernelError, LoaderError
@@ -23,41 +22,8 @@ OBJECT = "container_monitor.o"
 EBPF = CHECKOUT_EBPF_DIR.parent
 
 
-def refuse(command: Sequence[object], code: int, env: Mapping[bytes, bytes] | None = None) -> str:
-    """Run a command that must fail with `code` and one line of error, and leave nothing attached; the line."""
-    before = set(loaded_programs())
-    words = [word if isinstance(word, bytes) else str(word) for word in command]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False, env=env)
-    assert ended.returncode == code, ended.stderr
-    assert ended.stdout == ""
-    lines = [line for line in ended.stderr.splitlines() if " INFO: " not in line and " WARNING: " not in line]
-    assert len(lines) == 1, ended.stderr
-    assert lines[0].startswith("tapio-agent: ")
-    wait_for(lambda: set(loaded_programs()) <= before)
-    return lines[0]
-
-
 def refuse_agent(tmp_path: Path, *flags: object, code: int = 1) -> str:
     return refuse([AGENT, f"--data-dir={tmp_path / 'data'}", "--metrics-address=", *flags], code)
-
-
-def test_no_rights() -> None:
-    line = refuse(["setpriv", "--bounding-set=-all", AGENT, "--check"], 1)
-    assert "missing CAP_BPF, CAP_PERFMON: run as root or grant them" in line
-
-
-@pytest.mark.parametrize(
-    ("removed", "named"),
-    [
-        ("-bpf,-sys_admin", "CAP_BPF"),
-        ("-perfmon,-sys_admin", "CAP_PERFMON"),
-        ("-setuid", "CAP_SETUID"),
-        ("-chown", "CAP_CHOWN"),
-    ],
-)
-def test_a_missing_capability_is_named(tmp_path: Path, removed: str, named: str) -> None:
-    line = refuse(["setpriv", f"--bounding-set={removed}", AGENT, f"--data-dir={tmp_path / 'data'}"], 1)
-    assert line.startswith(f"tapio-agent: attaching to the kernel: missing {named}: ")
 
 
 @pytest.fixture

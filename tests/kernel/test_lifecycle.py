@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from helpers.cgroups import ScratchCgroup
 from helpers.frozen import frozen_thread
-from helpers.kernel_state import loaded_programs
+from helpers.kernel_state import loaded_programs, programs_of
 from helpers.loops import MIB, ext4, loop, run
 from helpers.running_agent import AGENT, RunningAgent, running_agent, wait_for
 
@@ -26,17 +26,6 @@ pytestmark = pytest.mark.kernel
 def status_of(pid: int) -> dict[str, str]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
-
-
-def programs_of(pid: int) -> set[int]:
-    """The ids of the programs that a process holds."""
-    found = set()
-    for descriptor in Path(f"/proc/{pid}/fdinfo").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # a file that a sink has just written
-            for line in descriptor.read_text().splitlines():
-                if line.startswith("prog_id:"):
-                    found.add(int(line.split()[1]))
-    return found
 
 
 def fill_disk(path: Path) -> None:
@@ -247,27 +236,6 @@ def test_a_stuck_loop_is_not_ready(tmp_path: Path) -> None:
             assert agent.get("/healthz")[0] == 503
         wait_for(agent.is_ready, 15)
         assert agent.get("/healthz")[0] == 200
-
-
-def test_the_documented_capabilities_are_enough(tmp_path: Path, cgroup: ScratchCgroup) -> None:
-    """Two starts, so that the second one finds what belongs to the agent's user."""
-    names = ["bpf", "perfmon", "setuid", "setgid", "setpcap", "chown"]
-    if tuple(map(int, os.uname().release.split(".")[:2])) < (5, 11):
-        names.append("sys_resource")  # the kernel charges locked memory
-    bounding = "--bounding-set=-all," + ",".join(f"+{name}" for name in names)
-    tmp_path.chmod(0o755)
-    for _ in range(2):
-        command = ["setpriv", bounding, AGENT, f"--data-dir={tmp_path / 'data'}", "--metrics-address=", "--sink=file"]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        try:
-            assert process.stderr is not None
-            assert any("observing" in line for line in process.stderr)
-            cgroup.run(["/bin/false"])
-        finally:
-            process.terminate()
-            assert process.wait(10) == 0
-            process.stderr.close()
-    wait_for(lambda: sum(str(cgroup.id) in path.read_text() for path in (tmp_path / "data").glob("0*.json")) == 2)
 
 
 @pytest.mark.parametrize("delay_s", [0.1, 0.2, 0.3, 0.5])

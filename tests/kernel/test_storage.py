@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from helpers.cgroups import ScratchCgroup, mount_point
 from helpers.loops import MIB, Loop, ext4, frozen, loop, numbered_loop, run, shut_down, tmpfs
-from helpers.running_agent import RunningAgent, running_agent, wait_for
+from helpers.running_agent import PATIENCE, RunningAgent, running_agent, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -159,7 +159,7 @@ def test_23_writes_without_space(agent: RunningAgent, small: Loop, cgroup: Scrat
         assert (data["cgroup_id"], data["attribution"]) == (cgroup.id, known_by(cgroup))
         # Old kernels let a worker issue some requests.
         assert data.get("comm", "dd" if wanted == "EIO" else None) == "dd"
-        assert 0 <= data["latency_ms"] < 50
+        assert 0 <= data["latency_ms"] < 50 * PATIENCE
     single = [item["data"] for item in found if item["data"]["count"] == 1]
     assert len(single) >= 5
     assert all(pids[data["pid"]] == data["sector"] for data in single if "pid" in data or wanted != "EIO")
@@ -325,7 +325,7 @@ def test_writeback_is_blamed_on_the_writer_or_nobody(
         for data in by_workers:
             assert data["attribution"] == "none" if "cgroup_id" not in data else data["cgroup_id"] == cgroup.id
             assert "comm" not in data
-        assert all(data["comm"] == "sync" for data in found if "pid" in data)
+        assert all(data["comm"] == "sync" for data in found if "pid" in data), found
 
 
 # A loop disk's backing file is known by loop's own type. A kernel without BTF of modules (5.10) does not show it.

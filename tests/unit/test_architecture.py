@@ -14,7 +14,8 @@ import tapio
 
 PACKAGE = Path(tapio.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-SHARED = {"anomalies", "clock", "config", "cpus", "errors", "ids", "occurrence", "otel_names", "perf_events", ""}
+SHARED = {"anomalies", "clock", "config", "cpus", "errors", "ids", "named_files", "occurrence", "otel_names",
+          "perf_events", ""}  # fmt: skip
 # What each stage may import beside what all share and itself: only what lies upstream of it.
 UPSTREAM = {
     "kernel": set(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -83,15 +84,32 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
         load(path, {}, {})
 
 
-@pytest.mark.parametrize("path", ["missing.toml", "."])
+@pytest.mark.parametrize("path", ["missing.toml", "missing/tapio.toml"])
 def test_a_file_that_cannot_be_read(tmp_path: Path, path: str) -> None:
-    with pytest.raises(UsageError, match=r"reading .*: (no such file|is a directory)"):
+    with pytest.raises(UsageError, match=r"reading .*: no such file"):
         load(tmp_path / path, {}, {})
 
 
 _VALUES = st.recursive(
     st.booleans() | st.integers() | st.floats() | st.text(), lambda v: st.lists(v) | st.dictionaries(st.text(), v)
 )
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder", "huge"])
+def test_what_is_no_file_of_a_sane_size(tmp_path: Path, kind: str) -> None:
+    """It is read again on SIGHUP: nothing may hold the agent there, or fill its memory. Links are fine."""
+    path = tmp_path / "tapio.toml"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    with pytest.raises(UsageError, match=r"reading .*: it is (not a regular file|larger than 1 MiB): check the path"):
+        load(path, {}, {})
 
 
 @given(st.dictionaries(st.sampled_from([*msgspec.to_builtins(Config()), "other"]), _VALUES))

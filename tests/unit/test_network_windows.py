@@ -96,6 +96,22 @@ def test_memory_is_bounded_and_what_fired_is_not_lost() -> None:
     assert windows.due(None) == []
 
 
+def test_what_fell_silent_is_forgotten() -> None:
+    """And a window that fired is given first."""
+    windows = make_windows(2)
+    add(windows, 100, key="quiet")
+    add(windows, 105, amount=2, key="fired")
+    add(windows, 110, key="later")
+    assert windows.due(110_200_000_000) == []
+    assert list(windows._windows) == ["quiet", "fired", "later"]
+    assert counts(windows.due(115_300_000_000)) == [2]
+    windows.due(115_400_000_000)
+    assert list(windows._windows) == ["later"]
+    windows.due(121_000_000_000)
+    assert not windows._windows
+    assert windows._evicted == {"retransmits": 0}
+
+
 def test_thresholds_can_change() -> None:
     windows = make_windows(5)
     add(windows, 100)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,19 @@ def test_a_failed_write_leaves_nothing(store: Store, tmp_path: Path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda path: path.symlink_to("victim"), lambda path: path.hardlink_to(path.parent / "victim")]
+)
+def test_what_lies_where_a_file_is_made_is_replaced(store: Store, tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A FIFO must not hold the agent, nor a link lead it to another file."""
+    (tmp_path / "victim").write_text("intact")
+    make(tmp_path / ".a.tmp")
+    store.write("a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"new"
+    assert (tmp_path / "victim").read_text() == "intact"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "victim"]
+
+
 def test_retention_by_number_size_and_age(store: Store) -> None:
     names = fill(store, 30)
     retention = Retention(store)
@@ -64,6 +78,19 @@ def test_retention_counts_what_was_there_and_what_is_added(store: Store) -> None
         retention.add(name, 10)
     retention.apply(**{**NO_LIMIT, "max_files": 7})
     assert store.occurrences() == [*old[3:], *new]
+
+
+def test_ten_thousand_files_take_little_memory(store: Store) -> None:
+    """They are remembered as long as they are there."""
+    retention = Retention(store)
+    ids = IdSource()
+    tracemalloc.start()
+    try:
+        for _ in range(10_000):
+            retention.add(f"{ids.next()}.json", 500)
+        assert tracemalloc.get_traced_memory()[0] < 400_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_foreign_files_are_left_alone(store: Store, tmp_path: Path) -> None:

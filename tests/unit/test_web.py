@@ -67,6 +67,9 @@ def ask(server: WebServer, request: bytes) -> bytes:
         (b"DELETE /metrics HTTP/1.1", 405),
         (b"PRI * HTTP/2.0", 505),
         (b"\0" * 100, 400),
+        (b"HEAD /other HTTP/1.1", 404),
+        (b"POST /metrics HTTP/1.1\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000, 405),
+        (b"GET /metrics HTTP/1.1\r\n\r\nGET /other HTTP/1.1", 200),
     ],
 )
 def test_statuses(server: WebServer, request_line: bytes, status: int) -> None:
@@ -74,6 +77,7 @@ def test_statuses(server: WebServer, request_line: bytes, status: int) -> None:
     assert answer.startswith(f"HTTP/1.1 {status} ".encode())
     if status == 200:
         assert answer.endswith(BODY) is request_line.startswith(b"GET")
+    assert answer.endswith(b"\r\n\r\n") is request_line.startswith(b"HEAD")
 
 
 def test_200_idle_slow_and_garbage_clients_do_not_keep_a_scrape_from_its_answer(server: WebServer) -> None:
@@ -95,6 +99,17 @@ def test_200_idle_slow_and_garbage_clients_do_not_keep_a_scrape_from_its_answer(
     finally:
         for client in clients:
             client.close()
+
+
+def test_a_flood_from_elsewhere_pushes_out_itself(server: WebServer) -> None:
+    """A scrape that takes its time is not the oldest connection that goes."""
+    with contextlib.ExitStack() as stack:
+        scrape = stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+        for _ in range(300):
+            source = ("127.0.0.2", 0)
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=5, source_address=source))
+        scrape.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        assert scrape.recv(12) == b"HTTP/1.1 200"
 
 
 def test_a_client_that_does_not_read_is_dropped_in_time(server: WebServer) -> None:

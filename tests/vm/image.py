@@ -6,6 +6,7 @@ the checkout holds is packed anew for each run.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import lzma
@@ -137,9 +138,16 @@ def _compile(tree: Path, folder: str) -> None:
 
 @functools.cache
 def project() -> Path:
-    """The archive with this checkout, its objects built."""
+    """The archive with this checkout, its objects built. Several checkouts may share the cache."""
     userland(NATIVE)
-    tree = CACHE / f"vm/tree-{NATIVE}"
+    archive = CACHE / f"vm/project-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:12]}.cpio"
+    with (CACHE / "vm/lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _pack_project(archive, CACHE / f"vm/tree-{NATIVE}")
+    return archive
+
+
+def _pack_project(archive: Path, tree: Path) -> None:
     target = tree / HERE
     shutil.rmtree(target, ignore_errors=True)
     for name in PROJECT:
@@ -151,7 +159,6 @@ def project() -> Path:
     for architecture in ("x86", "arm64"):
         shutil.copytree(ROOT / "ebpf/build" / architecture, target / "ebpf/build" / architecture)
     _compile(tree, f"/{HERE}")
-    archive = CACHE / "vm/project.cpio"
     with archive.open("wb") as output:
         writer = Writer(output)
         for folder in ("opt", HERE):
@@ -159,7 +166,6 @@ def project() -> Path:
         writer.put_tree(target, f"{HERE}/")
         writer.close()
     shutil.rmtree(target)
-    return archive
 
 
 def kernel(wanted: Kernel) -> tuple[str, Path, Path]:

@@ -12,11 +12,14 @@ from typing import Any
 
 EMULATORS = {
     "amd64": ["qemu-system-x86_64", "-cpu", "max"],
-    "arm64": ["qemu-system-aarch64", "-M", "virt", "-cpu", "max"],
+    # Pointers signed as the architecture says take a sixth of the time, and the kernel signs in each function.
+    "arm64": ["qemu-system-aarch64", "-M", "virt", "-cpu", "max,pauth-impdef=on"],
 }
 CONSOLES = {"amd64": "ttyS0", "arm64": "ttyAMA0"}
 TWO_CPUS = ("-smp", "2", "-accel", "tcg,thread=multi")
 _WITHIN_S = 900
+# What costs time under emulation and tells nothing here: guarding against a CPU's flaws, waiting for grace periods.
+QUICKER = "mitigations=off rcupdate.rcu_expedited=1"
 
 
 def boot(
@@ -31,7 +34,7 @@ def boot(
         initrd.flush()
         words = [*EMULATORS[architecture], "-m", "2048", "-nographic", "-no-reboot", "-nic", "none"]
         words += [*(flags or TWO_CPUS), "-kernel", str(kernel), "-initrd", initrd.name, "-append"]
-        words += [f"console={CONSOLES[architecture]} rdinit=/init panic=-1 quiet {command_line}"]
+        words += [f"console={CONSOLES[architecture]} rdinit=/init panic=-1 quiet {QUICKER} {command_line}"]
         with (
             log.open("w") as output,
             subprocess.Popen(

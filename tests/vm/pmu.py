@@ -6,7 +6,9 @@ from typing import Any
 
 import image
 import machine
-from kernels import Kernel
+from kernels import KERNELS, Kernel
+
+KERNEL = next(kernel for kernel in KERNELS if kernel.architecture == "arm64")
 
 
 def boot(kernel: Kernel, what: str, *flags: str) -> dict[str, Any]:

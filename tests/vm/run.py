@@ -11,6 +11,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,17 @@ from kernels import KERNELS, Kernel
 
 PMU = "pmu"
 FOLDER = image.CACHE / "vm"
+MACHINES = 2  # at a time: their tests mostly wait, so on two cores they are done in little more than half the time
+SLOWEST_FIRST = sorted(KERNELS, key=lambda kernel: kernel.architecture == image.NATIVE)
+
+
+def prepare(names: Sequence[str]) -> None:
+    """What the machines boot is made before the first starts: the same for several of them."""
+    for kernel in KERNELS:
+        if kernel.name in names or (PMU in names and kernel is pmu.KERNEL):
+            image.userland(kernel.architecture)
+            image.kernel(kernel)
+    image.project()
 
 
 def run(kernel: Kernel, tests: str) -> bool:
@@ -36,7 +49,7 @@ def run(kernel: Kernel, tests: str) -> bool:
     log = FOLDER / f"{kernel.name}.log"
     command_line = f"tests={tests}" if tests else ""
     for found in machine.boot(kernel.architecture, file, [userland, modules, project], command_line, log):
-        result = take(result, found)
+        result = take(kernel.name, result, found)
     result["seconds"] = round(time.monotonic() - begun)
     trouble = judge(result)
     passed = list(result["tests"].values()).count("passed")
@@ -49,20 +62,20 @@ def run(kernel: Kernel, tests: str) -> bool:
     return not trouble
 
 
-def take(result: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+def take(name: str, result: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     """`result` with what the guest has just told."""
     if "test" in found:
-        name = found["test"].removeprefix("tests/kernel/")
-        result["tests"][name] = found["outcome"]
+        test = found["test"].removeprefix("tests/kernel/")
+        result["tests"][test] = found["outcome"]
         if found["outcome"] != "passed":
-            print(f"  {found['outcome']}: {name}\n{found['why']}", flush=True)
+            print(f"{name}: {found['outcome']}: {test}\n{found['why']}", flush=True)
     elif "lane" in found:
         result["lanes"][found["lane"]] = found["exit"]
         for kind, count in found["counts"].items():
             result["counts"][kind] = result["counts"].get(kind, 0) + count
     elif "check" in found:
         result |= {"check": found["check"], "check_exit": found["exit"]}
-        print("\n".join(f"  {line}" for line in found["check"]), found["error"], flush=True)
+        print("\n".join(f"{name}:   {line}" for line in found["check"]), found["error"], flush=True)
     else:
         result |= found
     return result
@@ -83,10 +96,9 @@ def judge(result: dict[str, Any]) -> list[str]:
 def run_pmu() -> bool:
     """The node observer on an emulated arm64 CPU that has counters."""
     begun = time.monotonic()
-    kernel = next(kernel for kernel in KERNELS if kernel.architecture == "arm64")
     for test in (pmu.count_loops, pmu.unplug_a_cpu):
         try:
-            test(kernel)
+            test(pmu.KERNEL)
         except (AssertionError, KeyError) as error:
             print(f"{PMU}: {test.__name__}: {error!r}", flush=True)
             return False
@@ -114,8 +126,11 @@ def main() -> int:
     begun, chosen = time.monotonic(), arguments.kernel or names
     FOLDER.mkdir(parents=True, exist_ok=True)
     try:
-        results = [run(kernel, arguments.tests) for kernel in KERNELS if kernel.name in chosen]
-        results += [run_pmu()] if PMU in chosen else []
+        prepare(chosen)
+        with ThreadPoolExecutor(MACHINES) as pool:
+            running = [pool.submit(run, kernel, arguments.tests) for kernel in SLOWEST_FIRST if kernel.name in chosen]
+            running += [pool.submit(run_pmu)] if PMU in chosen else []
+            results = [machine.result() for machine in running]
     except DownloadError as error:
         print(f"test-vm: {error}", file=sys.stderr)
         return 1
