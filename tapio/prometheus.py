@@ -46,8 +46,7 @@ class AgentCollector(Collector):
             if report is not None:
                 yield from self._cpus(report)
         yield from self._occurrences()
-        if self._telemetry.enrichment is not None:
-            yield from self._enrichment(self._telemetry.enrichment)
+        yield from self._enrichment(self._telemetry.enrichment)
         yield from self._process()
 
     @staticmethod
@@ -204,27 +203,28 @@ class AgentCollector(Collector):
         yield from (occurrences, results, queue)
 
     @staticmethod
-    def _enrichment(figures: EnrichmentFigures) -> Iterator[Metric]:
+    def _enrichment(figures: EnrichmentFigures | None) -> Iterator[Metric]:
+        """Outside a cluster the names alone: a 0 would be a measurement."""
         outcomes = CounterMetricFamily("tapio_enriched", "Anomalies by what was found of their pod.", labels=["result"])
-        for result, count in figures.outcomes.items():
-            outcomes.add_metric([result], count)
-        yield outcomes
-        for name, text, value in (
-            ("tapio_enrichment_misses", "Anomalies without the pod that they may be of.", figures.misses),
-            (
-                "tapio_enrichment_not_held",
-                "Anomalies that could not wait for their pod: too many did.",
-                figures.held_full,
-            ),
-        ):
-            yield CounterMetricFamily(name, text, value=value)
-        yield GaugeMetricFamily("tapio_k8s_pods", "Pods of this node that are known.", value=figures.pods)
+        misses = CounterMetricFamily(
+            "tapio_enrichment_misses", "Anomalies without the pod that they may be of.", labels=[]
+        )
+        not_held = CounterMetricFamily(
+            "tapio_enrichment_not_held", "Anomalies that could not wait for their pod: too many did.", labels=[]
+        )
+        pods = GaugeMetricFamily("tapio_k8s_pods", "Pods of this node that are known.", labels=[])
         watches = GaugeMetricFamily(
             "tapio_k8s_watch_up", "Whether a watch on the API server is open.", labels=["resource"]
         )
-        for resource, is_up in figures.watches.items():
-            watches.add_metric([resource], is_up)
-        yield watches
+        if figures is not None:
+            for result, count in figures.outcomes.items():
+                outcomes.add_metric([result], count)
+            misses.add_metric([], figures.misses)
+            not_held.add_metric([], figures.held_full)
+            pods.add_metric([], figures.pods)
+            for resource, is_up in figures.watches.items():
+                watches.add_metric([resource], is_up)
+        yield from (outcomes, misses, not_held, pods, watches)
 
 
 def exposition(telemetry: Telemetry) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from helpers import schema
@@ -29,6 +29,14 @@ class Sunk:
     results = dict.fromkeys(RESULTS, 3)
 
 
+class Enriched:
+    """What the telemetry asks enrichment."""
+
+    outcomes: ClassVar = {"pod": 2, "host": 1}
+    held_full, misses, pods = 0, 1, 250
+    watches: ClassVar = {"pods": True, "jobs": False}
+
+
 def whole_telemetry() -> Telemetry:
     """An agent in which every series has something to show."""
     observer = ObserverTelemetry("storage", read_hooks=lambda: [Hook("block_rq_complete", True, missed={"start": 2})])
@@ -43,6 +51,7 @@ def whole_telemetry() -> Telemetry:
     telemetry.folded["kernel.storage.io_error"] = 5
     telemetry.overflowed = {"rate": 1}
     telemetry.sandbox = {"seccomp": ""}
+    telemetry.enrichment = Enriched()
     return telemetry
 
 
