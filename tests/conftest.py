@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from hypothesis import HealthCheck, settings
 
 from tapio.errors import PrivilegeError
 from tapio.kernel import privileges
+
+# A run in the background of a script inherits an ignored SIGINT, and so would every program that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DESCRIPTORS = Path("/proc/self/fd")
 
