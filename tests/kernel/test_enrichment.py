@@ -482,7 +482,7 @@ def test_a_node_name_outside_of_a_cluster(tmp_path: Path, cgroup: ScratchCgroup,
         (item,) = arrived(agent, cgroup)
         assert item["context"] == {"node": NODE}
         assert "occurrences name the node and no pods" in agent.log.read_text()
-        assert "tapio_k8s_watch_up" not in agent.get("/metrics")[1]
+        assert "\ntapio_k8s_watch_up{" not in agent.get("/metrics")[1]
 
 
 def test_check_shows_what_enrichment_needs(api: ApiServerDouble) -> None:
