@@ -319,13 +319,14 @@ def test_writeback_is_blamed_on_the_writer_or_nobody(
         subprocess.run(["sync", "-f", mount], capture_output=True, check=False)
         wait_for(lambda: counted(of_device(agent, device), "io_error") >= 1, _WITHIN_S)
         agent.settle()
-        found = [item["data"] for item in of_device(agent, device)]
+        # Errors alone: under emulation mkfs and mount are slow now and then, and those spikes are theirs.
+        found = [item["data"] for item in of_device(agent, device) if item["type"] == "kernel.storage.io_error"]
         by_workers = [data for data in found if "pid" not in data]
         assert by_workers, found
         for data in by_workers:
             assert data["attribution"] == "none" if "cgroup_id" not in data else data["cgroup_id"] == cgroup.id
             assert "comm" not in data
-        assert all(data["comm"] == "sync" for data in found if "pid" in data), found
+        assert {data["comm"] for data in found if "pid" in data} <= {"sync"}
 
 
 # A loop disk's backing file is known by loop's own type. A kernel without BTF of modules (5.10) does not show it.
