@@ -366,18 +366,27 @@ def test_a_slow_disk_below_is_one_story(agent: RunningAgent, tmp_path: Path) -> 
         assert agent.metric(STACKED) - before >= 1
 
 
+@contextlib.contextmanager
+def two_floors(tmp_path: Path, lower_size: int, upper_size: int) -> Iterator[tuple[Loop, Loop]]:
+    """A disk that has no room any more, and one whose file is on it and which passes every request on."""
+    with (
+        tmpfs(tmp_path / "floors", "48m") as folder,
+        loop(folder / "0", lower_size) as lower,
+        ext4(lower, tmp_path / "mount") as mount,
+        loop(mount / "1", upper_size, "--direct-io=on") as upper,
+    ):
+        run("sync", "-f", mount)
+        fill(folder)
+        yield lower, upper
+
+
 @needs_loops_type
 def test_an_error_below_is_one_story(agent: RunningAgent, tmp_path: Path) -> None:
     """The lower disk has no room; the upper one fails because of it, and only the lower one is named."""
     with (
-        tmpfs(tmp_path / "floors", "48m") as folder,
-        loop(folder / "0", 128 * MIB) as lower,
-        ext4(lower, tmp_path / "mount") as mount,
-        loop(mount / "1", 64 * MIB, "--direct-io=on") as upper,
+        two_floors(tmp_path, 128 * MIB, 64 * MIB) as (lower, upper),
         direct(upper, 64 * KIB) as file,
     ):
-        run("sync", "-f", mount)
-        fill(folder)
         failed = 0
         for index in range(512):
             try:
@@ -394,14 +403,7 @@ def test_an_error_below_is_one_story(agent: RunningAgent, tmp_path: Path) -> Non
 @needs_loops_type
 def test_errors_below_of_eight_at_a_time_are_one_story(agent: RunningAgent, tmp_path: Path) -> None:
     """Each of the 97 that failed above is explained by its own error below, however they overlap."""
-    with (
-        tmpfs(tmp_path / "floors", "48m") as folder,
-        loop(folder / "0", 512 * MIB) as lower,
-        ext4(lower, tmp_path / "mount") as mount,
-        loop(mount / "1", 256 * MIB, "--direct-io=on") as upper,
-    ):
-        run("sync", "-f", mount)
-        fill(folder)
+    with two_floors(tmp_path, 512 * MIB, 256 * MIB) as (lower, upper):
         before = agent.metric(STACKED)
         places = iter(range(0, 64 * KIB * 97, 64 * KIB))
         failed = in_threads(8, upper, lambda file: [fails(file.write, place) for place in places].count(True))
