@@ -92,10 +92,23 @@ static __always_inline void add(__u64 key, struct issue *issue)
 		__sync_fetch_and_add(&issues_kept, 1);
 }
 
-/* The driver sent it back, and it is issued again: the entry is not older than the request. */
+/*
+ * An entry that is older than the request is of another one, which had the same memory. That one has ended, and no
+ * program was run for it: whether it failed is not known, so it counts as lost. Its memory may also have been freed
+ * without an end, when a driver sent it back and it was merged into another: seldom, and it would count, too.
+ */
+static __always_inline void drop_left_over(struct request *rq, struct issue *known)
+{
+	if (known->issue_ns && rq->start_time_ns > known->issue_ns) {
+		__sync_fetch_and_add(&block_rq_complete_misses.unseen, 1);
+		known->issue_ns = 0;
+	}
+}
+
+/* The driver sent it back, and it is issued again: the entry is this request's own. */
 static __always_inline bool is_requeued(struct request *rq, struct issue *known)
 {
-	return known->issue_ns && rq->start_time_ns && rq->start_time_ns <= known->issue_ns;
+	return known->issue_ns && rq->start_time_ns; /* 0: the disk keeps no statistics, and nobody can tell */
 }
 
 /*
@@ -108,40 +121,6 @@ static __always_inline void forget(__u64 key, struct issue *known)
 		known->issue_ns = 0;
 	else if (!bpf_map_delete_elem(&in_flight, &key))
 		__sync_fetch_and_add(&issues_kept, -1);
-}
-
-SEC("tp_btf/block_rq_issue")
-int block_rq_issue(__u64 *ctx)
-{
-	struct hook_counters *counters = counters_of(block_rq_issue_counters);
-	struct issue *known, *issue, fresh = {};
-	struct request *rq;
-	__u64 key;
-
-	counters->hits++;
-	counters->filtered++; /* it leaves when it completes, if at all */
-	if (issue_passes_queue)
-		rq = (struct request *)ctx[1];
-	else
-		rq = (struct request *)ctx[0];
-	if ((rq->cmd_flags & REQ_OP_MASK) >= REQ_OP_PASSTHROUGH)
-		return 0;
-	key = (__u64)rq;
-	known = bpf_map_lookup_elem(&in_flight, &key);
-	issue = known ? known : &fresh;
-	/* Again, it is mostly a kernel worker that issues it: the request stays the first issuer's. */
-	if (!known || !is_requeued(rq, known)) {
-		identify_issuer(issue);
-		/* A scheduler hands out what others have queued to whoever comes to dispatch. */
-		if (rq->q->elevator)
-			issue->for_others = 1;
-	}
-	issue->sector = rq->__sector;
-	issue->bytes = rq->__data_len;
-	issue->issue_ns = bpf_ktime_get_ns();
-	if (!known)
-		add(key, &fresh);
-	return 0;
 }
 
 struct completion {
@@ -195,6 +174,7 @@ static __always_inline void report(struct completion *done, struct hook_counters
 	submit(r, counters);
 }
 
+/* The first program of the object, so attached first: whatever is seen to be issued is seen to complete. */
 SEC("tp_btf/block_rq_complete")
 int block_rq_complete(__u64 *ctx)
 {
@@ -212,8 +192,11 @@ int block_rq_complete(__u64 *ctx)
 		return 0;
 	}
 	known = bpf_map_lookup_elem(&in_flight, &key);
-	if (known && known->issue_ns)
-		done.issue = known;
+	if (known) {
+		drop_left_over(done.rq, known);
+		if (known->issue_ns)
+			done.issue = known;
+	}
 	/*
 	 * A write with a flush before or after it, and a lone flush, end with a completion of their own that moved no
 	 * data and was never issued: its parts were, and each was seen.
@@ -223,9 +206,6 @@ int block_rq_complete(__u64 *ctx)
 		return 0;
 	}
 	done.now_ns = bpf_ktime_get_ns();
-	/* An entry that is older than the request itself belonged to another one whose completion was missed. */
-	if (done.issue && done.rq->start_time_ns > done.issue->issue_ns)
-		done.issue = NULL;
 	if (!done.issue)
 		__sync_fetch_and_add(&block_rq_complete_misses.unmatched, 1);
 	else
@@ -246,6 +226,42 @@ int block_rq_complete(__u64 *ctx)
 		counters->filtered++;
 	if (last && known)
 		forget(key, known);
+	return 0;
+}
+
+SEC("tp_btf/block_rq_issue")
+int block_rq_issue(__u64 *ctx)
+{
+	struct hook_counters *counters = counters_of(block_rq_issue_counters);
+	struct issue *known, *issue, fresh = {};
+	struct request *rq;
+	__u64 key;
+
+	counters->hits++;
+	counters->filtered++; /* it leaves when it completes, if at all */
+	if (issue_passes_queue)
+		rq = (struct request *)ctx[1];
+	else
+		rq = (struct request *)ctx[0];
+	if ((rq->cmd_flags & REQ_OP_MASK) >= REQ_OP_PASSTHROUGH)
+		return 0;
+	key = (__u64)rq;
+	known = bpf_map_lookup_elem(&in_flight, &key);
+	issue = known ? known : &fresh;
+	if (known)
+		drop_left_over(rq, known);
+	/* Again, it is mostly a kernel worker that issues it: the request stays the first issuer's. */
+	if (!known || !is_requeued(rq, known)) {
+		identify_issuer(issue);
+		/* A scheduler hands out what others have queued to whoever comes to dispatch. */
+		if (rq->q->elevator)
+			issue->for_others = 1;
+	}
+	issue->sector = rq->__sector;
+	issue->bytes = rq->__data_len;
+	issue->issue_ns = bpf_ktime_get_ns();
+	if (!known)
+		add(key, &fresh);
 	return 0;
 }
 

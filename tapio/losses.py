@@ -14,6 +14,7 @@ _EVERY_NS = 1_000_000_000
 _REASONS = {
     "ring_full": "its ring buffer was full",
     "program_busy": "the kernel did not run a program that was running already",
+    "unseen": "the kernel ran no program for them",
     "not_read": "the agent was stopped and had no time to read them",
 }
 

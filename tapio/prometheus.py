@@ -119,7 +119,7 @@ class AgentCollector(Collector):
         labels = [*labels, "reason"]
         missed = CounterMetricFamily(
             "tapio_kernel_missed",
-            "Events that the kernel side could not put together with an earlier one.",
+            "Events that the kernel side could not put together with an earlier or a later one.",
             labels=labels,
         )
         runtime = CounterMetricFamily(

@@ -79,7 +79,7 @@ _DOCS: dict[str, tuple[str, str, str]] = {
     "events_lost": (
         "Tapio itself lost events of an observer: what the other types say of that time is not complete",
         "an event that a program filtered out",
-        "observer, reason (ring_full, program_busy, not_read); count is the number of lost events",
+        "observer, reason (ring_full, program_busy, unseen, not_read); count is the number of lost events",
     ),
 }
 

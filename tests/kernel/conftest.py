@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from helpers.cgroups import ScratchCgroup, scratch_cgroup
+from helpers.disks import fill
+from helpers.loops import MIB, Loop, loop, tmpfs
 from helpers.running_agent import RunningAgent, running_agent
 from helpers.schema import DATA
 
@@ -26,3 +29,11 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
 def cgroup() -> Iterator[ScratchCgroup]:
     with scratch_cgroup() as scratch:
         yield scratch
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Loop]:
+    """A disk of 64 MiB that has no room at all."""
+    with tmpfs(tmp_path / "full", "4m") as folder, loop(folder / "image", 64 * MIB) as device:
+        fill(folder)
+        yield device

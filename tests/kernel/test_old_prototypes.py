@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +10,11 @@ import msgspec
 import pytest
 from helpers import victims
 from helpers.cgroups import ScratchCgroup
+from helpers.changed_object import changed_object
 from helpers.running_agent import AGENT, wait_for
 
 from tapio.anomalies import Anomaly
-from tapio.config import CHECKOUT_EBPF_DIR, Config
+from tapio.config import Config
 from tapio.kernel import attach
 from tapio.source import Source
 
@@ -26,21 +26,15 @@ Drain = Callable[[], list[Anomaly]]
 @pytest.fixture(scope="module")
 def old_source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Source]:
     """Exits without group_dead; marks that carry only a pid, here taken from the task that this kernel passes."""
-    sources = tmp_path_factory.mktemp("old") / "ebpf"
-    shutil.copytree(CHECKOUT_EBPF_DIR.parent, sources, ignore=shutil.ignore_patterns("build"))
-    program = sources / "container_monitor.c"
-    text = program.read_text()
-    for old, new in (
+    path = changed_object(
+        tmp_path_factory.mktemp("old"),
+        "container_monitor",
         ("if (process_exit_passes_group_dead)", "if (0)"),
         ("if (mark_victim_passes_task)", "if (0)"),
         ("(__u32)ctx[0] ==", "(__u32)BPF_CORE_READ((struct task_struct *)ctx[0], pid) =="),
         ("(trigger, ctx[0])", "(trigger, BPF_CORE_READ((struct task_struct *)ctx[0], pid))"),
-    ):
-        assert old in text
-        text = text.replace(old, new)
-    program.write_text(text)
-    subprocess.run(["make", "-s", "-C", sources], check=True)
-    (attachment,) = attach.attach({"container": sources / "build/container_monitor.o"}, 1 << 20).attached
+    )
+    (attachment,) = attach.attach({"container": path}, 1 << 20).attached
     features = {"process_exit_passes_group_dead": False, "mark_victim_passes_task": False}
     attachment.loaded = msgspec.structs.replace(attachment.loaded, features=features)
     source = Source(attachment, Config())
@@ -77,14 +71,9 @@ def test_kills_are_known_from_marks_or_exits(drain: Drain, cgroup: ScratchCgroup
 
 def test_a_kernel_without_the_function_that_a_program_watches(tmp_path: Path) -> None:
     """The rest of the object works, and the table says what is missing; the observer counts as working."""
-    sources = tmp_path / "ebpf"
-    shutil.copytree(CHECKOUT_EBPF_DIR.parent, sources, ignore=shutil.ignore_patterns("build"))
-    program = sources / "container_monitor.c"
-    text = program.read_text()
-    assert 'SEC("fentry/out_of_memory")' in text
-    program.write_text(text.replace('SEC("fentry/out_of_memory")', 'SEC("fentry/in_no_kernel")'))
-    subprocess.run(["make", "-s", "-C", sources, "SOURCES=container_monitor.c"], check=True)
-    command = [AGENT, "--check", "--observer=container", f"--ebpf-dir={sources / 'build'}"]
+    watched = 'SEC("fentry/out_of_memory")'
+    path = changed_object(tmp_path, "container_monitor", (watched, 'SEC("fentry/in_no_kernel")'))
+    command = [AGENT, "--check", "--observer=container", f"--ebpf-dir={path.parent}"]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked
     table = [line.split(maxsplit=3) for line in checked.stdout.splitlines()]

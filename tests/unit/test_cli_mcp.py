@@ -193,7 +193,7 @@ def test_every_type_is_documented_with_fields_of_the_schema() -> None:
         text = describe(name)
         assert text.startswith(name)
         named = set(re.findall(r"\b[a-z]+(?:_[a-z0-9]+)+\b", text.split("\ndata: ")[1]))
-        assert named - {"first_seen", "last_seen", "ring_full", "program_busy", "not_read"} <= known
+        assert named - {"first_seen", "last_seen", "ring_full", "program_busy", "unseen", "not_read"} <= known
 
 
 def test_without_the_package_one_line() -> None:

@@ -41,8 +41,8 @@ LANES: dict[str, Sequence[str]] = {
         "test_storage.py::test_a_frozen_filesystem_is_a_latency_spike",
         "test_storage.py::test_500_healthy_writes_are_silent",
         "test_storage.py::test_a_discard_that_the_disk_lacks_is_silent",
-        "test_storage.py::test_writeback_is_blamed_on_the_writer_or_nobody",
-        "test_storage.py::test_a_slow_disk_below_is_one_story",
+        "test_storage_blame.py::test_writeback_is_blamed_on_the_writer_or_nobody",
+        "test_storage_stacks.py::test_a_slow_disk_below_is_one_story",
         "test_sandbox.py::test_every_thread_of_the_agent_is_confined",
         "test_sandbox.py::test_no_forbidden_call_gets_through[seccomp]",  # Landlock came with 5.13
         "test_sandbox.py::test_no_right_is_regained[drop]",
