@@ -81,7 +81,7 @@ def test_20000_requests_that_no_room_is_for(tmp_path: Path) -> None:
         assert after[0] - before[0] >= 20_023
         assert after[1] - before[1] >= 20_023
         for item in expect(agent, busy, io_error=23):
-            assert item["data"]["errno"] == "ENOSPC"
+            assert item["data"]["errno"] in ("ENOSPC", "EIO")  # 5.10's loop driver says EIO whatever failed
             assert not {"latency_ms", "pid", "comm"} & item["data"].keys()
         expect(agent, stuck, latency_spike=1)
 
