@@ -22,6 +22,7 @@ import msgspec
 from tapio.anomalies import CATALOGUE
 from tapio.clock import rfc3339_ms
 from tapio.heartbeat_document import SCHEMA_VERSION
+from tapio.occurrence import Occurrence, decode
 from tapio.store import name_at
 
 TAPIO = Path(sys.executable).parent / "tapio"
@@ -103,6 +104,14 @@ class DataDir:
         self.write(f"{document['id']}.json", msgspec.json.encode(document))
         return str(document["id"])
 
+    def fill(self) -> None:
+        """One occurrence of each type, a minute apart, the newest first in FACTS, and a folded one that is newer."""
+        for index, what in enumerate(FACTS):
+            pod = "" if what.startswith(("io", "lat", "cpu", "mem", "ipc")) else "shop/checkout-api-7f8b9c6d5-x2x4v"
+            self.add(what, 30 + 60 * index, pod=pod)
+        self.add("connection_refused", 15, count=23, comm="\x1b[31mevil\x1b]0;x\x07",
+                 episode={"id": "e", "total": 46, "first_seen": "", "last_seen": "", "state": "ongoing"})  # fmt: skip
+
     def write(self, name: str, content: bytes) -> None:
         """Write a file as the agent does: whole or not at all."""
         temporary = self.path / f".{name}.tmp"
@@ -152,12 +161,32 @@ class DataDir:
         self.write(".agent.json", msgspec.json.encode(document))
 
 
+def as_read(document: Mapping[str, Any]) -> Occurrence:
+    """A document as who reads its file gets it."""
+    return decode(msgspec.json.encode(document))
+
+
+def make_occurrence(folder: Path, what: str, **changes: Any) -> Occurrence:
+    """An occurrence as `DataDir.document` makes it, as it is read."""
+    return as_read(DataDir(folder).document(what, **changes))
+
+
 def tapio(data_dir: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `tapio` as a user does, with pipes."""
     return subprocess.run(
         [TAPIO, *arguments], capture_output=True, text=True, timeout=60, check=False, cwd=data_dir.parent,
         env={**_clean(), "TAPIO_DATA_DIR": str(data_dir), **environment},
     )  # fmt: skip
+
+
+def refuse(data: DataDir, *arguments: str, code: int = 2, **environment: str) -> str:
+    """Run what must fail with `code` and one line; the line, without the command's name."""
+    ended = tapio(data.path, *arguments, **environment)
+    assert ended.returncode == code, ended
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("tapio: ")
+    return line.removeprefix("tapio: ")
 
 
 def _clean() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The CLI on systems without Linux's own interfaces, as macOS, in terminals without UTF-8; its man page."""
+"""The CLI on systems without Linux's own interfaces, as macOS, without UTF-8; what it loads; its man page."""
 
 from __future__ import annotations
 
@@ -100,6 +100,24 @@ def test_a_terminal_without_utf8(data: DataDir, locale: dict[str, str], command:
         assert "größe" in ended.stdout.decode()
     else:
         assert ended.stdout.decode(locale.get("PYTHONIOENCODING", "ascii"))
+
+
+@pytest.mark.parametrize("command", [["status"], ["recent"], ["health"], ["recent", "--json"]])
+def test_the_cli_loads_light(data: DataDir, command: list[str]) -> None:
+    """Neither bcc nor anything else that only the agent needs."""
+    code = (
+        "import sys; from tapio.cli.main import main; main(sys.argv[1:]);"
+        "print(*{name.split('.')[0] for name in sys.modules}, *(n for n in sys.modules if n.startswith('tapio.')),"
+        "file=sys.stderr)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *command, "--data-dir", data.path], capture_output=True, text=True, check=True
+    )
+    loaded = set(ended.stderr.split())
+    assert {"msgspec", "tapio.cli.main"} <= loaded
+    assert not [name for name in loaded if name.startswith(("tapio.kernel", "tapio.sinks", "tapio.agent"))]
+    assert not loaded & {"bcc", "prometheus_client", "opentelemetry", "ulid", "rich", "mcp", "kubernetes", "logging",
+                         "threading_", "asyncio", "requests", "http"}  # fmt: skip
 
 
 def test_the_man_page_is_in_step() -> None:

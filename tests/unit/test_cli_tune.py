@@ -16,11 +16,6 @@ from tapio.cli.thresholds import THRESHOLDS, in_force
 from tapio.config import Config
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> DataDir:
-    return DataDir(tmp_path / "data")
-
-
 def tune(data: DataDir, *settings: str, since: str = "24h") -> list[dict[str, Any]]:
     flags = [flag for setting in settings for flag in ("--set", setting)]
     ended = tapio(data.path, "tune", "--json", "--since", since, *flags)
