@@ -13,6 +13,7 @@ from tapio.observers.node_deltas import COUNTERS, FIELDS
 KIND = 30
 INTERVAL_NS = 100_000_000
 CYCLES = 300_000_000  # in one interval, at 3 GHz
+ALL_COUNTED = {"cycles": 0, "instructions": 0, "stalls": 0}  # CPUs that do not count each
 _LAYOUT = make_layout("cpu_record", FIELDS)
 
 
@@ -76,3 +77,13 @@ class Cpu:
 
     def _grow(self, name: str, by: int) -> None:
         self.totals[name] = self.totals.get(name, 0) + by
+
+
+def busy(cpu: Cpu, number: int = 40, **sample: Any) -> list[bytes]:
+    """The records of the next `number` intervals, all alike."""
+    return [cpu.sample(**sample) for _ in range(number)]
+
+
+def kinds(observer: NodeObserver, records: list[bytes]) -> list[str]:
+    """The anomalies that an observer finds in records, as 'cpu_stall'."""
+    return [anomaly.type.name.removeprefix("kernel.node.") for anomaly in observer.decode(records)]
