@@ -1,16 +1,18 @@
-"""Cgroups named as kubelets and runtimes name them, in every hierarchy that matters here."""
+"""Cgroups named as kubelets and runtimes name them, their pods, and what an agent tells of their faults."""
 
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from helpers.api_server import ApiServerDouble
+from helpers.api_server import ApiServerDouble, make_pod
 from helpers.cgroups import ScratchCgroup, _remove, mount_point
-from helpers.running_agent import UNFOLDED, RunningAgent, configured_agent
+from helpers.running_agent import UNFOLDED, RunningAgent, configured_agent, wait_for
 
 NODE = "worker-3"
 
@@ -83,3 +85,39 @@ def cluster_agent(
     text = f'{UNFOLDED}[kubernetes]\nservice_account_dir = "{api.account}"\n{config}'
     with configured_agent(folder, text, *flags) as agent:
         yield agent
+
+
+def new_pod(api: ApiServerDouble, agent: RunningAgent, name: str = "", **pod: Any) -> tuple[str, str]:
+    """A pod with one container, that the agent knows of. Its uid and the container's id."""
+    container_id, before = new_id(), agent.metric("tapio_k8s_pods")
+    made = make_pod(name or f"checkout-{uuid.uuid4().hex[:5]}", containers={"api": container_id}, node=NODE, **pod)
+    api.put("pods", made)
+    wait_for(lambda: agent.metric("tapio_k8s_pods") > before)
+    return made["metadata"]["uid"], container_id
+
+
+def change(api: ApiServerDouble, uid: str, **metadata: Any) -> None:
+    """Change a pod's metadata, and give the agent time to hear of it."""
+    pod = api.objects["pods"][uid]
+    pod["metadata"].update(metadata)
+    api.put("pods", pod)
+    time.sleep(0.3)
+
+
+def fail(cgroup: ScratchCgroup, code: int = 3) -> subprocess.Popen[bytes]:
+    """A process of the cgroup that ended with `code`."""
+    return cgroup.run(["/bin/sh", "-c", f"exit {code}"])
+
+
+def arrived(
+    agent: RunningAgent, cgroup: ScratchCgroup, expected: int = 1, timeout_s: float = 10
+) -> list[dict[str, Any]]:
+    """The occurrences of the cgroup once there are `expected`, after time for one too many to show up."""
+    wait_for(lambda: len(agent.of_cgroup(cgroup.id)) >= expected, timeout_s, lambda: str(agent.of_cgroup(cgroup.id)))
+    agent.settle()
+    return agent.of_cgroup(cgroup.id)
+
+
+def entities(found: dict[str, Any]) -> dict[str, str]:
+    """The entities of an occurrence: ids by kind."""
+    return {entity["kind"]: entity["id"] for entity in found["context"].get("entities", ())}

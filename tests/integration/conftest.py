@@ -1,4 +1,4 @@
-"""A data directory, and receivers that misbehave."""
+"""A data directory, and servers that misbehave: receivers, the API server of a cluster."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.api_server import ApiServerDouble, api_server
 from helpers.receiver import Receiver, receiver
 
 from tapio.kernel import sandbox, seccomp
@@ -46,3 +47,9 @@ def directory(tmp_path: Path) -> Iterator[int]:
 def collector() -> Iterator[Receiver]:
     with receiver() as running:
         yield running
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[ApiServerDouble]:
+    with api_server(tmp_path) as double:
+        yield double

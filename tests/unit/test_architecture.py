@@ -70,6 +70,16 @@ def test_modules_are_small_and_documented(module: Path) -> None:
     assert ast.get_docstring(ast.parse(text))
 
 
+def test_modules_of_tests_are_small_and_documented() -> None:
+    """Their helpers, benchmarks and fuzzers too."""
+    modules = sorted((PACKAGE.parent / "tests").rglob("*.py"))
+    assert modules
+    for module in modules:
+        text = module.read_text()
+        assert len(text.splitlines()) <= 400, module
+        assert ast.get_docstring(ast.parse(text)), module
+
+
 def test_only_the_loader_imports_bcc() -> None:
     users = {path.name for path in MODULES if any(name.split(".")[0] == "bcc" for name in imports(path))}
     assert users == {"loader.py"}
