@@ -93,22 +93,17 @@ static __always_inline void add(__u64 key, struct issue *issue)
 }
 
 /*
- * An entry that is older than the request is of another one, which had the same memory. That one has ended, and no
- * program was run for it: whether it failed is not known, so it counts as lost. Its memory may also have been freed
- * without an end, when a driver sent it back and it was merged into another: seldom, and it would count, too.
+ * An entry of another request, which had the same memory: this one was never issued before (its deadline is set right
+ * after that), or is younger. The other has ended, and no program was run for it: whether it failed is not known, so it
+ * counts as lost. Its memory may also have been freed without an end, when a driver sent it back and it was merged into
+ * another: seldom, and it would count, too.
  */
 static __always_inline void drop_left_over(struct request *rq, struct issue *known)
 {
-	if (known->issue_ns && rq->start_time_ns > known->issue_ns) {
+	if (known->issue_ns && (!rq->deadline || rq->start_time_ns > known->issue_ns)) {
 		__sync_fetch_and_add(&block_rq_complete_misses.unseen, 1);
 		known->issue_ns = 0;
 	}
-}
-
-/* The driver sent it back, and it is issued again: the entry is this request's own. */
-static __always_inline bool is_requeued(struct request *rq, struct issue *known)
-{
-	return known->issue_ns && rq->start_time_ns; /* 0: the disk keeps no statistics, and nobody can tell */
 }
 
 /*
@@ -250,8 +245,8 @@ int block_rq_issue(__u64 *ctx)
 	issue = known ? known : &fresh;
 	if (known)
 		drop_left_over(rq, known);
-	/* Again, it is mostly a kernel worker that issues it: the request stays the first issuer's. */
-	if (!known || !is_requeued(rq, known)) {
+	/* The driver may have sent it back. Mostly a kernel worker issues it again: it stays the first issuer's. */
+	if (!issue->issue_ns) {
 		identify_issuer(issue);
 		/* A scheduler hands out what others have queued to whoever comes to dispatch. */
 		if (rq->q->elevator)

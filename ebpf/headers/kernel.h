@@ -293,7 +293,8 @@ struct request {
 	unsigned int __data_len;
 	__u64 __sector;
 	struct bio *bio;
-	__u64 start_time_ns;
+	__u64 start_time_ns;	/* 0 where the disk keeps no statistics; may be that of the plug's first request */
+	unsigned long deadline; /* 0 until it has been issued */
 };
 
 struct request___before_5_17 {

@@ -6,6 +6,7 @@ import contextlib
 import re
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,10 @@ def test_20000_requests_that_no_room_is_for(tmp_path: Path) -> None:
         expect(agent, stuck, latency_spike=1)
 
 
-def test_a_completion_that_no_program_is_run_for_is_lost_and_counted(tmp_path: Path, full_disk: Loop) -> None:
+@pytest.mark.parametrize("statistics", [1, 0])
+def test_a_completion_that_no_program_is_run_for_is_lost_and_counted(
+    tmp_path: Path, full_disk: Loop, statistics: int
+) -> None:
     """Some kernels keep one from us now and then; here it is each seventh failing one. The next request tells."""
     opening = "int block_rq_complete(__u64 *ctx)\n{\n"
     seventh = "(__s32)ctx[1] && BPF_CORE_READ((struct request *)ctx[0], __sector) % 56 == 0"
@@ -94,7 +98,11 @@ def test_a_completion_that_no_program_is_run_for_is_lost_and_counted(tmp_path: P
     flags = ("--observer=storage", f"--ebpf-dir={path.parent}")
     unseen = 'tapio_kernel_missed_total{hook="block_rq_complete",observer="storage",reason="unseen"}'
     lost = 'tapio_lost_events_total{observer="storage"}'
-    with running_agent(tmp_path / "data", *flags) as agent, direct(full_disk, 4 * KIB) as file:
+    with (
+        iostats(full_disk, statistics),
+        running_agent(tmp_path / "data", *flags) as agent,
+        direct(full_disk, 4 * KIB) as file,
+    ):
         assert all(fails(file.write, index * 4 * KIB) for index in range(97))
 
         def used_again() -> bool:
@@ -110,3 +118,14 @@ def test_a_completion_that_no_program_is_run_for_is_lost_and_counted(tmp_path: P
         agent.stop()
         losses = [item["data"]["count"] for item in agent.occurrences() if item["type"] == "tapio.agent.events_lost"]
         assert sum(losses) == 14
+
+
+@contextlib.contextmanager
+def iostats(device: Loop, value: int) -> Iterator[None]:
+    """Whether the kernel keeps statistics of a disk: without, requests have no time of their own."""
+    switch = Path(f"/sys/block/{device.name}/queue/iostats")
+    switch.write_text(str(value))
+    try:
+        yield
+    finally:
+        switch.write_text("1")  # it would stay with the device's number
