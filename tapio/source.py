@@ -125,7 +125,7 @@ class Source:
         return {
             "ring_full": sum(counts["lost"] for counts in counters.values()),
             "program_busy": sum(busy.values()),
-            # What a later event reveals: mostly runs that the kernel has told of as missed, sometimes more.
+            # What a later event reveals, without the runs among it that the kernel has told of as missed.
             "unseen": sum(max(self._unseen(name) - missed, 0) for name, missed in busy.items()),
             "not_read": self.telemetry.unread,
         }

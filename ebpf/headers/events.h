@@ -47,7 +47,7 @@ struct hook_counters {
 struct hook_misses {
 	__u64 table_full;      /* no room in a table that a later event needs */
 	__u64 unmatched;       /* the earlier event that this one belongs to was not seen */
-	__u64 unseen;	       /* the later event that ends what this one's kind began was not seen */
+	__u64 unseen;	       /* a run of this hook's program that the kernel left out, as a later event shows: lost */
 	__u64 disk_table_full; /* no room among the disks that have counters of their own */
 };
 
