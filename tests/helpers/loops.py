@@ -104,6 +104,17 @@ def ext4(device: Loop, folder: Path) -> Iterator[Path]:
         yield folder
 
 
+@contextlib.contextmanager
+def ground_floor(folder: Path, room: str, size: int) -> Iterator[tuple[Loop, Path]]:
+    """A disk with an ext4 for the files of others, and where that is mounted; its own file is ground/image."""
+    with (
+        tmpfs(folder / "ground", room) as ground,
+        loop(ground / "image", size) as disk,
+        ext4(disk, folder / "mount") as mount,
+    ):
+        yield disk, mount
+
+
 def shut_down(mount: Path) -> None:
     """Make an ext4 answer every access with EIO."""
     descriptor = os.open(mount, os.O_RDONLY)

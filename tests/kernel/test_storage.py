@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers.cgroups import ScratchCgroup
 from helpers.disks import KIB, charged_by, counted, direct, expect, of_device
-from helpers.loops import MIB, Loop, ext4, frozen, loop, run, shut_down, tmpfs
+from helpers.loops import MIB, Loop, frozen, ground_floor, loop, run, shut_down, tmpfs
 from helpers.running_agent import PATIENCE, RunningAgent, configured_agent
 
 pytestmark = pytest.mark.kernel
@@ -37,9 +37,7 @@ def small(tmp_path: Path) -> Iterator[Loop]:
 def stack(tmp_path: Path) -> Iterator[tuple[Path, Loop]]:
     """An ext4 on a disk of its own, and a disk whose file is on it."""
     with (
-        tmpfs(tmp_path / "stack", "256m") as folder,
-        loop(folder / "lower", 128 * MIB) as lower,
-        ext4(lower, tmp_path / "mount") as mount,
+        ground_floor(tmp_path, "256m", 128 * MIB) as (_, mount),
         loop(mount / "upper", 32 * MIB) as upper,
     ):
         run("sync", "-f", mount)
@@ -177,9 +175,7 @@ def ramfs_overlay(tmp_path: Path) -> Iterator[Path]:
 def test_thresholds_of_one_disk(tmp_path: Path) -> None:
     """A disk with thresholds of its own keeps quiet, or says critical earlier, while the others stay as they are."""
     with (
-        tmpfs(tmp_path / "small", "256m") as folder,
-        loop(folder / "lower", 128 * MIB) as lower,
-        ext4(lower, tmp_path / "mount") as mount,
+        ground_floor(tmp_path, "256m", 128 * MIB) as (_, mount),
         loop(mount / "tolerant", 16 * MIB) as tolerant,
         loop(mount / "strict", 16 * MIB) as strict,
         loop(mount / "ignored", 16 * MIB) as ignored,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers.cgroups import ScratchCgroup, mount_point
 from helpers.disks import KIB, WITHIN_S, charged_by, counted, expect, fill, of_device
-from helpers.loops import MIB, Loop, ext4, loop, run, tmpfs
+from helpers.loops import MIB, Loop, ground_floor, loop, run, tmpfs
 from helpers.running_agent import RunningAgent, wait_for
 
 pytestmark = pytest.mark.kernel
@@ -57,12 +57,10 @@ def test_writeback_is_blamed_on_the_writer_or_nobody(
 ) -> None:
     """What a kernel worker writes: the writing cgroup where the kernel knows it, else nobody; never a process."""
     with (
-        tmpfs(tmp_path / "small", "32m") as folder,
-        loop(folder / "image", 128 * MIB) as device,
-        ext4(device, tmp_path / "mount") as mount,
+        ground_floor(tmp_path, "32m", 128 * MIB) as (device, mount),
     ):
         run("sync", "-f", mount)
-        fill(folder)
+        fill(tmp_path / "ground")
         cgroup.run(["dd", "if=/dev/zero", f"of={mount}/file", "bs=64k", "count=400"])
         subprocess.run(["sync", "-f", mount], capture_output=True, check=False)
         wait_for(lambda: counted(of_device(agent, device), "io_error") >= 1, WITHIN_S)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from helpers.disks import KIB, WITHIN_S, DirectFile, counted, direct, expect, fails, fill, in_threads, of_device
-from helpers.loops import MIB, Loop, ext4, frozen, loop, run, shut_down, tmpfs
+from helpers.loops import MIB, Loop, ext4, frozen, ground_floor, loop, run, shut_down
 from helpers.running_agent import RunningAgent, wait_for
 
 pytestmark = pytest.mark.kernel
@@ -36,13 +36,11 @@ def stalled(agent: RunningAgent, device: Loop) -> list[dict[str, Any]]:
 def two_floors(tmp_path: Path, lower_size: int, upper_size: int) -> Iterator[tuple[Loop, Loop]]:
     """A disk that has no room any more, and one whose file is on it and which passes every request on."""
     with (
-        tmpfs(tmp_path / "floors", "48m") as folder,
-        loop(folder / "0", lower_size) as lower,
-        ext4(lower, tmp_path / "mount") as mount,
+        ground_floor(tmp_path, "48m", lower_size) as (lower, mount),
         loop(mount / "1", upper_size, "--direct-io=on") as upper,
     ):
         run("sync", "-f", mount)
-        fill(folder)
+        fill(tmp_path / "ground")
         yield lower, upper
 
 
@@ -50,9 +48,7 @@ def two_floors(tmp_path: Path, lower_size: int, upper_size: int) -> Iterator[tup
 def test_a_slow_disk_below_is_one_story(agent: RunningAgent, tmp_path: Path) -> None:
     """Three floors: only the lowest disk that was slow is named."""
     with (
-        tmpfs(tmp_path / "floors", "512m") as folder,
-        loop(folder / "0", 256 * MIB) as ground,
-        ext4(ground, tmp_path / "mount0") as mount,
+        ground_floor(tmp_path, "512m", 256 * MIB) as (ground, mount),
         loop(mount / "1", 128 * MIB) as lower,
         ext4(lower, tmp_path / "mount1") as lower_mount,
         loop(lower_mount / "2", 32 * MIB, "--direct-io=on") as upper,
@@ -116,15 +112,13 @@ def test_an_upper_disks_own_errors_are_told_beside_errors_below(
 ) -> None:
     """The filesystem between the two was shut down, so nothing goes down; below, others fail all the time."""
     with (
-        tmpfs(tmp_path / "floors", "80m") as folder,
-        loop(folder / "lower", 256 * MIB) as lower,
-        ext4(lower, tmp_path / "mount") as mount,
+        ground_floor(tmp_path, "80m", 256 * MIB) as (lower, mount),
         loop(mount / "upper", 32 * MIB) as upper,
     ):
         run("sync", "-f", mount)
-        fill(folder)
+        fill(tmp_path / "ground")
         if other != "of another errno":
-            os.truncate(folder / "lower", 128 * MIB)  # what lies behind cannot be read
+            os.truncate(tmp_path / "ground" / "image", 128 * MIB)  # what lies behind cannot be read
         shut_down(mount)
         before, done = agent.metric(STACKED), threading.Event()
 

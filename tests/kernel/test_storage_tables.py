@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from helpers.changed_object import changed_object
 from helpers.disks import KIB, direct, expect, fails
-from helpers.loops import MIB, Loop, ext4, frozen, loop, numbered_loop, tmpfs
+from helpers.loops import MIB, Loop, frozen, ground_floor, loop, numbered_loop, tmpfs
 from helpers.running_agent import configured_agent, running_agent, wait_for
 
 pytestmark = pytest.mark.kernel
@@ -54,9 +54,7 @@ def test_20000_requests_that_no_room_is_for(tmp_path: Path) -> None:
     """A table that is full costs times and issuers, not errors; each request without an entry is counted."""
     missed = 'tapio_kernel_missed_total{{hook="block_rq_{}",observer="storage",reason="{}"}}'
     with (
-        tmpfs(tmp_path / "stack", "256m") as folder,
-        loop(folder / "lower", 64 * MIB) as lower,
-        ext4(lower, tmp_path / "mount") as mount,
+        ground_floor(tmp_path, "256m", 64 * MIB) as (_, mount),
         loop(mount / "stuck", 16 * MIB) as stuck,
         tmpfs(tmp_path / "full", "1m") as small_folder,
         loop(small_folder / "image", 64 * MIB) as busy,
