@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tapio.canary import CanaryWatch, make_bird
 from tapio.config import Config
@@ -95,6 +95,7 @@ class Source:
         for hook in self.attachment.hooks:
             counts = counters[hook.name]
             program = self._programs[hook.name].info() if hook.name in self._programs else ProgramInfo()
+            missed = self._counters.missed(hook.name)
             found.append(
                 Hook(
                     name=hook.name,
@@ -102,12 +103,12 @@ class Source:
                     reason=hook.reason,
                     hits=counts["hits"],
                     submitted=counts["submitted"],
-                    lost=counts["lost"] + max(program.missed, self._unseen(hook.name)),
+                    lost=counts["lost"] + program.missed + _unseen(missed, program),
                     filtered=counts["filtered"],
                     unreadable=counts["unreadable"],
                     overwritten=counts["overwritten"],
                     limited=counts["limited"],
-                    missed=self._counters.missed(hook.name),
+                    missed=missed,
                     run_ns=program.run_ns,
                 )
             )
@@ -121,17 +122,13 @@ class Source:
     def _lost(self) -> dict[str, int]:
         """Events that nobody will see, so far, by reason."""
         counters = self._counters.read()
-        busy = {name: program.info().missed for name, program in self._programs.items()}
+        programs = {name: program.info() for name, program in self._programs.items()}
         return {
             "ring_full": sum(counts["lost"] for counts in counters.values()),
-            "program_busy": sum(busy.values()),
-            # What a later event reveals, without the runs among it that the kernel has told of as missed.
-            "unseen": sum(max(self._unseen(name) - missed, 0) for name, missed in busy.items()),
+            "program_busy": sum(program.missed for program in programs.values()),
+            "unseen": sum(_unseen(self._counters.missed(name), program) for name, program in programs.items()),
             "not_read": self.telemetry.unread,
         }
-
-    def _unseen(self, hook: str) -> int:
-        return self._counters.missed(hook).get("unseen", 0)
 
     def give_up_ring(self) -> None:
         """What is in the ring is lost, and counted: the agent has no time left to look at it."""
@@ -160,3 +157,8 @@ class Source:
         for program in self._programs.values():
             program.close()
         self.attachment.close()
+
+
+def _unseen(missed: Mapping[str, int], program: ProgramInfo) -> int:
+    """Runs that later events reveal as left out, beyond those that the kernel itself has told of as missed."""
+    return max(missed.get("unseen", 0) - program.missed, 0)

@@ -1,6 +1,6 @@
 
 /*
- * Appended to network_monitor.c by tests/bench/flood.py: a system call that does not exist makes 100 records of
+ * Added to network_monitor.c by tests/bench/hooks.py: a system call that does not exist makes 100 records of
  * refused connects to 16 peers. For every other call it is an empty program, whose run time is the statistics' own.
  */
 DEFINE_COUNTERS(sys_enter);

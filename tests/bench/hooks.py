@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from helpers.changed_object import changed_object
 from helpers.loops import run
 from helpers.running_agent import RunningAgent, configured_agent
 from loads import BENCH, Loads, bulk, cpu_s, out_of_memory, statistics_of_run_time
-
-from tapio.config import CHECKOUT_EBPF_DIR
 
 # Software events stand in for a PMU; a hardware counter takes some tens of ns more to read.
 ALL_OBSERVERS = """
@@ -70,12 +68,9 @@ def _runs(agent: RunningAgent) -> dict[str, tuple[float, float]]:
 @contextlib.contextmanager
 def flooded_agent(folder: Path) -> Iterator[RunningAgent]:
     """An agent whose network object has the program of flood.bpf.c too."""
-    source = folder / "ebpf"
-    shutil.copytree(CHECKOUT_EBPF_DIR.parent, source, ignore=shutil.ignore_patterns("build"))
-    with (source / "network_monitor.c").open("a") as program:
-        program.write((BENCH / "flood.bpf.c").read_text())
-    run("make", "-s", "-C", source, "SOURCES=network_monitor.c")
-    flags = ("--observer=network", f"--ebpf-dir={source / 'build'}")
+    end = "char LICENSE[]"
+    path = changed_object(folder, "network_monitor", (end, (BENCH / "flood.bpf.c").read_text() + end))
+    flags = ("--observer=network", f"--ebpf-dir={path.parent}")
     with configured_agent(folder, "", *flags) as agent:
         yield agent
 

@@ -16,6 +16,7 @@ from helpers.running_agent import RunningAgent, wait_for
 
 KIB = 1024
 WITHIN_S = 40  # what was folded leaves after 10 s
+UNSEEN = 'tapio_kernel_missed_total{hook="block_rq_complete",observer="storage",reason="unseen"}'
 
 
 def of_device(agent: RunningAgent, device: Loop) -> list[dict[str, Any]]:

@@ -95,6 +95,17 @@ def _until(done: Callable[[], object], patience_s: float = 10) -> None:
 
 
 @contextlib.contextmanager
+def queue_setting(device: Loop, name: str, value: str, usual: str) -> Iterator[None]:
+    """A setting of a disk's queue, and the usual one again at the end: it would stay with the device's number."""
+    setting = Path(f"/sys/block/{device.name}/queue/{name}")
+    setting.write_text(value)
+    try:
+        yield
+    finally:
+        setting.write_text(usual)
+
+
+@contextlib.contextmanager
 def ext4(device: Loop, folder: Path) -> Iterator[Path]:
     """A fresh ext4 on the device, mounted in a new folder; without journal thread's lazy work."""
     run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", device.path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers.cgroups import ScratchCgroup, mount_point
 from helpers.disks import KIB, WITHIN_S, charged_by, counted, expect, fill, of_device
-from helpers.loops import MIB, Loop, ground_floor, loop, run, tmpfs
+from helpers.loops import MIB, Loop, ground_floor, loop, queue_setting, run, tmpfs
 from helpers.running_agent import RunningAgent, wait_for
 
 pytestmark = pytest.mark.kernel
@@ -21,13 +21,10 @@ def test_behind_a_scheduler_no_process_is_blamed(agent: RunningAgent, full_disk:
     chosen = next((name for name in schedulers.read_text().split() if name.strip("[]") != "none"), None)
     if chosen is None:
         pytest.skip("this kernel has no I/O scheduler")
-    schedulers.write_text(chosen)
-    try:
+    with queue_setting(full_disk, "scheduler", chosen, usual="none"):
         for index in range(3):
             cgroup.run(full_disk.write_command((2 * index + 1) * MIB, 64 * KIB))
         found = expect(agent, full_disk, io_error=3)
-    finally:
-        schedulers.write_text("none")  # it would stay with the device's number
     for item in found:
         assert not {"pid", "comm"} & item["data"].keys()
         assert item["data"]["attribution"] == ("none" if charged_by(cgroup) == "task" else "bio")
@@ -56,9 +53,7 @@ def test_writeback_is_blamed_on_the_writer_or_nobody(
     agent: RunningAgent, tmp_path: Path, cgroup: ScratchCgroup
 ) -> None:
     """What a kernel worker writes: the writing cgroup where the kernel knows it, else nobody; never a process."""
-    with (
-        ground_floor(tmp_path, "32m", 128 * MIB) as (device, mount),
-    ):
+    with ground_floor(tmp_path, "32m", 128 * MIB) as (device, mount):
         run("sync", "-f", mount)
         fill(tmp_path / "ground")
         cgroup.run(["dd", "if=/dev/zero", f"of={mount}/file", "bs=64k", "count=400"])

@@ -6,13 +6,12 @@ import contextlib
 import re
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from helpers.changed_object import changed_object
-from helpers.disks import KIB, direct, expect, fails
-from helpers.loops import MIB, Loop, frozen, ground_floor, loop, numbered_loop, tmpfs
+from helpers.disks import KIB, UNSEEN, direct, expect, fails
+from helpers.loops import MIB, Loop, frozen, ground_floor, loop, numbered_loop, queue_setting, tmpfs
 from helpers.running_agent import configured_agent, running_agent, wait_for
 
 pytestmark = pytest.mark.kernel
@@ -85,11 +84,14 @@ def test_20000_requests_that_no_room_is_for(tmp_path: Path) -> None:
         expect(agent, stuck, latency_spike=1)
 
 
-@pytest.mark.parametrize("statistics", [1, 0])
+@pytest.mark.parametrize("statistics", ["1", "0"])
 def test_a_completion_that_no_program_is_run_for_is_lost_and_counted(
-    tmp_path: Path, full_disk: Loop, statistics: int
+    tmp_path: Path, full_disk: Loop, statistics: str
 ) -> None:
-    """Some kernels keep one from us now and then; here it is each seventh failing one. The next request tells."""
+    """Some kernels keep one from us now and then; here it is each seventh failing one. The next request tells.
+
+    Where a disk keeps no statistics its requests have no start time.
+    """
     opening, issued = "int block_rq_complete(__u64 *ctx)\n{\n", "\tkey = (__u64)rq;\n"
     request = "((struct request *)ctx[0])"
     seventh = f"(__s32)ctx[1] && {request}->__sector % 56 == 0"
@@ -102,10 +104,9 @@ def test_a_completion_that_no_program_is_run_for_is_lost_and_counted(
         (issued, f"\tif ({other.replace(request, 'rq')})\n\t\treturn 0;\n{issued}"),
     )
     flags = ("--observer=storage", f"--ebpf-dir={path.parent}")
-    unseen = 'tapio_kernel_missed_total{hook="block_rq_complete",observer="storage",reason="unseen"}'
     lost = 'tapio_lost_events_total{observer="storage"}'
     with (
-        iostats(full_disk, statistics),
+        queue_setting(full_disk, "iostats", statistics, usual="1"),
         running_agent(tmp_path / "data", *flags) as agent,
         direct(full_disk, 4 * KIB) as file,
     ):
@@ -114,24 +115,13 @@ def test_a_completion_that_no_program_is_run_for_is_lost_and_counted(
         def used_again() -> bool:
             for index in range(64):
                 file.read(index * 4 * KIB)
-            return agent.metric(unseen) >= 14
+            return agent.metric(UNSEEN) >= 14
 
-        wait_for(used_again, 10, lambda: f"{agent.metric(unseen)} of 14")
+        wait_for(used_again, 10, lambda: f"{agent.metric(UNSEEN)} of 14")
         expect(agent, full_disk, io_error=97 - 14)
-        assert (agent.metric(unseen), agent.metric(lost)) == (14, 14)
+        assert (agent.metric(UNSEEN), agent.metric(lost)) == (14, 14)
         (told,) = {item["data"]["reason"] for item in agent.occurrences() if item["type"] == "tapio.agent.events_lost"}
         assert told == "unseen"
         agent.stop()
         losses = [item["data"]["count"] for item in agent.occurrences() if item["type"] == "tapio.agent.events_lost"]
         assert sum(losses) == 14
-
-
-@contextlib.contextmanager
-def iostats(device: Loop, value: int) -> Iterator[None]:
-    """Whether the kernel keeps statistics of a disk: without, requests have no time of their own."""
-    switch = Path(f"/sys/block/{device.name}/queue/iostats")
-    switch.write_text(str(value))
-    try:
-        yield
-    finally:
-        switch.write_text("1")  # it would stay with the device's number
